@@ -28,10 +28,12 @@ from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.language.tokenizers import TokenizerSettings
@@ -39,6 +41,7 @@ from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -48,6 +51,7 @@ from modules.methods.prp import PRP, AttentionSettings
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
+from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -62,6 +66,7 @@ from modules.training.method import Method
 
 FRAMES, SIDE, BATCH = 8, 64, 4
 LABEL, GAP = 92, 3
+SMALL_DECODER = CrossDecoderSettings(2, 96, 3, 192, dropout=0)
 SMALL_QUEUE = ContrastSettings(out_dim=16, queue_size=32)
 TITLES = {
     "clip": "clip",
@@ -83,6 +88,10 @@ TITLES = {
     "captioned": "",
     "between": "true frames\nin between",
     "attention": "motion\nattention",
+    "view_1": "first view",
+    "masked_view_2": "visible of the\nsecond view",
+    "prediction": "prediction of\nthe rest",
+    "view_2": "second view",
 }
 """Titles of rows; other names are shown unchanged."""
 
@@ -112,6 +121,18 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
     """Generated videos: an object over a still background, or a moving texture."""
     clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
+
+
+def tower() -> FrameTower:
+    """Patches of 16 x 16 pixels in each of four frames."""
+    name = "vit_base_patch16_224.mae"
+    return FrameTower(name, 4, SIDE, patch_size=16, embed_dim=96, depth=2, num_heads=3, checkpoint=None)
+
+
+def images(clips: int) -> SyntheticMotion:
+    """Four frames, or with two clips, four frames and those eight frames later."""
+    clip = ClipSettings(frames=4, size=SIDE, clips=clips, sampler=OrderedClips(gap=4))
+    return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=SceneSettings(backgrounds=["gradient"]))
 
 
 def in_order() -> SyntheticMotion:
@@ -161,6 +182,20 @@ SHEETS = {
         lambda: moving(ground=True),
         ("clip", "visible", "prototypes_target", "prototypes_prediction"),
         steps=640,
+    ),
+    "siammae": Sheet(
+        lambda: SiamMAE(tower(), 0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
+        lambda: images(2),
+        ("view_1", "masked_view_2", "prediction", "view_2"),
+        samples=(0, 1),
+        steps=384,
+    ),
+    "cropmae": Sheet(
+        lambda: CropMAE(tower(), mask_ratio=0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
+        lambda: images(1),
+        ("view_1", "masked_view_2", "prediction", "view_2"),
+        samples=(0, 1),
+        steps=384,
     ),
     "moco": Sheet(
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),

@@ -17,6 +17,7 @@ from modules.backbones.cnn.caffenet import CaffeNet, Encoding, Norm
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.slow_only import SlowOnly
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
@@ -30,6 +31,7 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.layers.targets import PixelTarget, TowerTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -39,6 +41,7 @@ from modules.methods.prp import PRP
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
+from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -64,6 +67,19 @@ def tower(size: Size, normalise: bool) -> TowerTarget:
     preset = PRESETS["base" if size == "large" else size]
     vit = VisionTransformer(224, 16, num_classes=0, embed_dim=preset.embed_dim, depth=preset.depth, num_heads=preset.num_heads)
     return TowerTarget(PatchTokens(vit), preset.embed_dim, 224, 16, normalise)
+
+
+def images(size: Size) -> FrameTower:
+    """MAE's encoder of images."""
+    preset = PRESETS[size]
+    return FrameTower(
+        "vit_base_patch16_224.mae",
+        num_frames=1,
+        embed_dim=preset.embed_dim,
+        depth=preset.depth,
+        num_heads=preset.num_heads,
+        checkpoint=None,
+    )
 
 
 def smile(size: Size, masks_per_clip: int = 2) -> SMILE:
@@ -110,6 +126,8 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "Odd-One-Out": lambda size: OddOneOut(caffenet(size, "none", 227, "stack_of_differences")),
     "PRP": lambda size: PRP(C3D(int(64 * SHARE[size]))),
     "RotNet": lambda size: RotNet(cnn(size)),
+    "SiamMAE": lambda size: SiamMAE(images(size)),
+    "CropMAE": lambda size: CropMAE(images(size)),
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
@@ -128,6 +146,8 @@ CLIPS = {
     "PRP": (1, 128, 112),
     "RotNet": (1, 16, 112),
     "LocoMotion": (1, 8, 224),
+    "SiamMAE": (2, 1, 224),
+    "CropMAE": (1, 1, 224),
 }
 """Clips of a video, their frames and their size in pixels; all others have one clip of 16 frames of 224 px."""
 

@@ -11,6 +11,7 @@ from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -20,6 +21,7 @@ from modules.methods.prp import PRP
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.shuffle_and_learn import ShuffleAndLearn
+from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
@@ -40,6 +42,7 @@ __all__ = [
     "AdamWSettings",
     "ArrowOfTime",
     "Classification",
+    "CropMAE",
     "FusedClassification",
     "Green3D",
     "LocoMotion",
@@ -55,6 +58,7 @@ __all__ = [
     "RunningCellMask",
     "SGDSettings",
     "ShuffleAndLearn",
+    "SiamMAE",
     "SkeletonContrast",
     "StepSGDSettings",
     "TrajectoryMask",

@@ -20,10 +20,12 @@ from modules.augment.frames import FrameAugmentation
 from modules.backbones.cnn.caffenet import CaffeNet, Encoding
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Stream, Text
@@ -35,6 +37,7 @@ from modules.layers.targets import PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -44,6 +47,7 @@ from modules.methods.prp import PRP, AttentionSettings
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
+from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -60,6 +64,7 @@ OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
 STEP_SGD = StepSGDSettings(base_lr=0.05, warmup_epochs=0)
 CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
+CROSS = CrossDecoderSettings(depth=2, dim=16, heads=1, hidden=64, dropout=0)
 CROPS = FrameAugmentation(margin=4, jitter=1, split=True)
 
 
@@ -103,6 +108,12 @@ class Case:
 def tiny_vit() -> VideoViT:
     """Two blocks of width 32 on 4 frames of 32 px: 2 x 4 x 4 tokens."""
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
+
+
+def tiny_tower() -> FrameTower:
+    """MAE's image encoder with two blocks of width 32 on each of 4 frames of 32 px: 4 x 4 tokens each."""
+    sizes: dict[str, int] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return FrameTower("vit_base_patch16_224.mae", FRAMES, SIDE, checkpoint=None, **sizes)
 
 
 def tiny_cnn() -> VideoResNet:
@@ -151,6 +162,14 @@ METHODS = [
         "SIGMA",
         lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8]), 12, optim=OPTIM),
         "sigma_mlp.yaml",
+    ),
+    Case("CropMAE", lambda: CropMAE(tiny_tower(), mask_ratio=0.75, decoder=CROSS, optim=OPTIM, flip=0.5), "cropmae.yaml"),
+    Case(
+        "SiamMAE",
+        lambda: SiamMAE(tiny_tower(), 0.75, decoder=CROSS, optim=OPTIM, flip=0.5),
+        "siammae.yaml",
+        clips=2,
+        ordered=True,
     ),
     # The classes of the generated motion have sides, so clips are only mirrored if this is set.
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),

@@ -39,6 +39,7 @@ OWN_TESTS = (
     "debug/ordered_clips",
     "debug/small_speed",
     "debug/motion_frames",
+    "debug/motion_images",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -87,7 +88,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
     names |= {"class_path: VCOP": "tiny_order.yaml", "class_path: CVRL": "tiny_cvrl.yaml"}
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
-    names |= {"CaffeNet": "tiny_frames.yaml"}
+    names |= {"CaffeNet": "tiny_frames.yaml", "FrameTower": "tiny_images.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]

@@ -45,6 +45,8 @@ ROWS = (
     Row("smile_clip", "SMILE (CLIP)", "VideoViT", "smile", TOWER),
     Row("sigma", "SIGMA (MLP)", "VideoViT", "sigma"),
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
+    Row("siammae", "SiamMAE", "FrameTower", "siammae", "not run yet"),
+    Row("cropmae", "CropMAE", "FrameTower", "cropmae", "not run yet"),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
     Row("cvrl", "CVRL", "", "cvrl", LATER),

@@ -32,6 +32,8 @@ class GeneratedData(SinglePass, LightningDataModule, ABC):
         SettingError: if a number is out of range, or there is no complete batch.
     """
 
+    shows_complete_frames = True
+    """Whether `clip.crop` is not used."""
     preparation: Preparation | None = None
     """What the method does with batches of training and validation as soon as they are read."""
 

@@ -15,12 +15,14 @@ from modules.backbones.image_towers import create_vit, download_vit, known_norma
 from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.loading import prefixes_of
 from modules.backbones.pixels import PixelInput
+from modules.backbones.vit.positions import resample_frame_positions
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.preprocessing import Normalisation, say
 from modules.core.tokens import Grid, Pooling
 from modules.core.undocumented import embedded
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.clip import clip_names
+from modules.weights.names.siamese_mae import has_mae_decoder, without_decoder
 from modules.weights.origin import origin_of
 from modules.weights.passport import check_heads, passport_of
 from modules.weights.run_config import inside
@@ -42,7 +44,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
             vit_large_patch14_clip_quickgelu_224.openai.
         num_frames: frames per clip; must equal data.clip.frames.
         image_size: side of the square clips in pixels; must equal data.clip.size. Position codes of other frames are resampled
-            when weights are loaded.
+            when weights are loaded. Frames of other sizes, also not square, are accepted if the side of a token divides them;
+            position codes are then interpolated (`resample_frame_positions`).
         every: the first of so many frames is encoded.
         pooling: of the features of the frames: `mean`, which forgets their order, or all in the order of time (`time`).
         patch_size: side of a token in pixels, in place of that of the name.
@@ -84,6 +87,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
             )
         build = download_vit if checkpoint == DOWNLOAD else create_vit
         self.vit: VisionTransformer = build(name, image_size, "model.backbone", sizes | {"drop_path_rate": drop_path})
+        self.vit.patch_embed.strict_img_size = False
         patch = self.vit.patch_embed.patch_size[0]
         if image_size % patch:
             raise SettingError(
@@ -91,6 +95,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
                 "it (and data.clip.size with it)."
             )
         self.name, self.num_frames, self.image_size, self.pooling = name, num_frames, image_size, pooling
+        self.is_untrained = checkpoint is None
+        """Whether the weights are random, so that a method may initialise them in its own way."""
         self.embed_dim = int(self.vit.embed_dim)
         side = image_size // patch
         self.grid = Grid(num_frames // every, side, side, every, patch)
@@ -137,16 +143,17 @@ class FrameTower(PixelInput, Layered, nn.Module):
         """Grid of clips [B, 3, T, H, W].
 
         Raises:
-            SettingError: if they have another size, or a number of frames that is not a multiple of `every`.
+            SettingError: if their sides are not multiples of a token's, or their number of frames is not one of `every`.
         """
         frames, height, width = video.shape[2:]
-        every, side = self.grid.tubelet, self.image_size
-        if not frames or frames % every or (height, width) != (side, side):
+        every, patch, side = self.grid.tubelet, self.grid.patch, self.image_size
+        grid = Grid(frames // every, height // patch, width // patch, every, patch)
+        if not grid.tokens or grid.clip_shape != (frames, height, width):
             raise SettingError(
                 f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames "
-                f"of {side} x {side} px; set data.clip.frames and data.clip.size to these."
+                f"of {side} x {side} px, or of other multiples of {patch} px; set data.clip.frames and data.clip.size to these."
             )
-        return self.grid._replace(t=frames // every)
+        return grid
 
     def _frames(self, video: Tensor) -> tuple[Tensor, Grid]:
         """The frames that are encoded, clip by clip: [B, 3, T, H, W] -> [B * t, 3, H, W]; and the grid of the clips."""
@@ -161,7 +168,16 @@ class FrameTower(PixelInput, Layered, nn.Module):
             SettingError: if these are no normalised clips, or of another size.
         """
         frames, grid = self._frames(video)
-        return self._patches(self.vit.forward_features(frames), grid)
+        return self._patches(self.vit.norm(self.vit.blocks(self.embed_frames(frames))), grid)
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """Input of the first block for normalised frames: [F, 3, H, W] -> [F, n, D], class and register tokens first."""
+        size = frames.shape[2] // self.grid.patch, frames.shape[3] // self.grid.patch
+        codes = self.vit.pos_embed
+        if codes is None or size == self.grid[1:3]:
+            return embedded(self.vit, frames)
+        prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
+        return embedded(self.vit, frames, resample_frame_positions(codes, prefix, self.grid[1:3], size))
 
     def _patches(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Tokens of frames [B * t, n, D] -> those of the patches alone, [B, t * h * w, D]."""
@@ -171,7 +187,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w], without class and register tokens."""
         frames, grid = self._frames(clip)
-        start = embedded(self.vit, frames)
+        start = self.embed_frames(frames)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
             patches = self._patches(self.vit.norm(tokens) if norm else tokens, grid)
@@ -183,7 +199,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Features of the frames, pooled: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
         frames, grid = self._frames(video)
-        features: Tensor = self.vit(frames).unflatten(0, (-1, grid.t))
+        tokens = self.vit.norm(self.vit.blocks(self.embed_frames(frames)))
+        features: Tensor = self.vit.forward_head(tokens).unflatten(0, (-1, grid.t))
         return features.mean(1) if self.pooling == "mean" else features.flatten(1)
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -211,12 +228,14 @@ def tower_weights(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """The weights of the vision transformer in a file, as `load_vit` takes them.
 
     Args:
-        weights: of ours, alone or in a method; of OpenAI's CLIP; or as they are.
+        weights: of ours, alone or in a method; of OpenAI's CLIP; of MAE or CropMAE with its decoder; or as they are.
         source: file, for error messages.
 
     Raises:
         SettingError: if the file has several towers.
     """
+    if has_mae_decoder(weights):
+        weights = without_decoder(weights)
     found = [f"{prefix}{VIT}" for prefix in prefixes_of(list(weights)) if f"{prefix}{VIT}{FIRST}" in weights]
     if len(found) > 1:
         raise SettingError(f"{SETTING} names {source}, which has several towers ({', '.join(found)}); pass another file.")

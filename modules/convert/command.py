@@ -1,7 +1,7 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
-DeepSpeed), official files of TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
+DeepSpeed), official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
 Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of skeleton contrast
 and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and .safetensors files of this
 project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names, official .pth (for CVRL,
@@ -51,6 +51,7 @@ from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
 from modules.weights.names.cnn.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
+from modules.weights.names.siamese_mae import to_official as siamese_official
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text
 from modules.weights.passport import passport_path
@@ -247,6 +248,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     elif to == "official" and passport["architecture"].get("backbone") == "SlowOnly":
         arrays = plain(to_tensorflow(weights))
         files.append((out, lambda part: torch.save(arrays, part)))
+    elif to == "official" and passport["architecture"].get("backbone") == "FrameTower":
+        siamese = plain(siamese_official(weights))
+        files.append((out, lambda part: torch.save({"model": siamese}, part)))
     elif to == "official":
         skeletons = official_file(plain(weights))
         files.append((out, lambda part: torch.save(skeletons, part)))

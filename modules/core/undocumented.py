@@ -291,10 +291,25 @@ def end_workers(loader: DataLoader[Any]) -> None:
 # --- timm ---
 
 
-def embedded(vit: VisionTransformer, frames: Tensor) -> Tensor:
-    """What `VisionTransformer.forward_features` does before the blocks: [B, 3, H, W] -> tokens [B, n, D]."""
-    tokens: Tensor = vit.norm_pre(vit._pos_embed(vit.patch_embed(frames)))
-    return tokens
+def embedded(vit: VisionTransformer, frames: Tensor, positions: Tensor | None = None) -> Tensor:
+    """What `VisionTransformer.forward_features` does before the blocks: [B, 3, H, W] -> tokens [B, n, D].
+
+    Args:
+        vit: vision transformer.
+        frames: normalised frames.
+        positions: position codes to use instead of the network's, for frames of another size.
+    """
+    patches: Tensor = vit.patch_embed(frames)
+    if positions is None:
+        tokens: Tensor = vit._pos_embed(patches)
+    else:
+        prefix = [one.expand(len(patches), -1, -1) for one in (vit.cls_token, vit.reg_token) if one is not None]
+        if vit.no_embed_class:
+            tokens = torch.cat([*prefix, patches + positions], 1)
+        else:
+            tokens = torch.cat([*prefix, patches], 1) + positions
+    result: Tensor = vit.norm_pre(tokens)
+    return result
 
 
 # --- TensorBoard ---

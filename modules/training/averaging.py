@@ -23,6 +23,9 @@ NORMS = (
     nn.InstanceNorm3d,
 )
 """Layers with a running mean and variance."""
+HARMLESS = ("num_batches_tracked", "pos_embed", "decoder.positions")
+"""Ends of the names of buffers that may be averaged: the counters of normalisation layers are not used, and fixed position
+codes do not change."""
 
 
 def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -79,8 +82,7 @@ def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
         SettingError: naming the buffers, and the callback to use instead.
     """
     saved = module.state_dict().keys()
-    # The counters of normalisation layers are not used.
-    state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith("num_batches_tracked")]
+    state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith(HARMLESS)]
     for callback in callbacks:
         if isinstance(callback, WeightAveraging) and is_sharded(module):
             raise SettingError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.backbones.encoder import Encoder
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.image_towers import clip_tower
+from modules.backbones.vit.positions import resample_frame_positions
 from modules.convert.frame_tower import CLIP, DINO, DINOV2_REGISTERS
 from modules.core.batch import Regions
 from modules.core.errors import SettingError
@@ -95,8 +96,28 @@ def test_every_other_frame() -> None:
     assert tower.forward_intermediates(video, 1, intermediates_only=True)[0].shape == (2, 64, 2, 4, 4)
     with pytest.raises(SettingError, match=r"Clips have 3 frames .* takes a multiple of 2 frames of 32 x 32 px"):
         tower(video[:, :, :3])
-    with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 32 px"):
-        tower(video[..., :16, :])
+    with pytest.raises(SettingError, match=r"Clips have 4 frames of 12 x 32 px, .* other multiples of 8 px"):
+        tower(video[..., :12, :])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [CLIP, DINO, DINOV2_REGISTERS, "vit_base_patch16_siglip_224.webli"])
+def test_frames_of_any_size(name: str) -> None:
+    """Position codes are interpolated: of the size of the settings exactly as they are, of other sizes those of the patches."""
+    tower, video = tiny(name, pooling="time"), clips()
+    wide = torch.cat([video, video[..., :8]], 4)
+    tokens = tower.forward_features(wide)
+    assert tokens.shape == (2, FRAMES * 4 * 5, 64)
+    assert tower.forward_intermediates(wide, [-1], intermediates_only=True)[0].shape == (2, 64, FRAMES, 4, 5)
+    assert tower(wide).shape == (2, FRAMES * 64)
+    # The network with these codes, and no others, gives the same.
+    prefix = 0 if tower.vit.no_embed_class else tower.vit.num_prefix_tokens
+    codes = resample_frame_positions(tower.vit.pos_embed, prefix, (4, 4), (4, 5))
+    assert torch.equal(codes[:, :prefix], tower.vit.pos_embed[:, :prefix])
+    known = timm.create_model(name, num_classes=0, img_size=(32, 40), patch_size=8, embed_dim=64, depth=2, num_heads=1)
+    known.load_state_dict(tower.vit.state_dict() | {"pos_embed": codes})
+    expected = known.eval().forward_features(wide[:, :, 1])[:, known.num_prefix_tokens :]
+    assert torch.allclose(tokens.unflatten(1, (FRAMES, -1))[:, 1], expected, atol=1e-5)
 
 
 def test_it_is_an_encoder_of_videos() -> None:

@@ -1,4 +1,4 @@
-"""Position codes of tokens, for any grid."""
+"""Position codes of tokens of clips and of images, for any grid."""
 
 import torch
 import torch.nn.functional as F
@@ -40,3 +40,45 @@ def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
         return table
     cube = table.transpose(1, 2).unflatten(2, trained[:3])
     return F.interpolate(cube, grid[:3], mode="trilinear", align_corners=False).flatten(2).transpose(1, 2).contiguous()
+
+
+def sincos_positions_2d(rows: int, columns: int, dim: int) -> Tensor:
+    """Fixed sin-cos position codes of the patches of an image (MAE, official code), computed in float64.
+
+    The first half of the channels encodes the column, the second half the row; of each half, the first half are sines and the
+    second half cosines of the place / 10000^(j / (dim / 4)).
+
+    Args:
+        rows: rows of patches.
+        columns: columns of patches.
+        dim: width of a code, a multiple of 4.
+
+    Returns:
+        float32 [1, rows * columns, dim]
+    """
+    rate = torch.pow(10000.0, -torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [place.flatten()[:, None] * rate for place in (column, row)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()[None]
+
+
+def resample_frame_positions(codes: Tensor, prefix: int, trained: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Position codes of frames of another size: bicubic, as in the official code of DINO and of CropMAE's label propagation.
+
+    As there, samples are at multiples of trained / (size + 0.1) instead of trained / size along both axes.
+
+    Args:
+        codes: float [1, prefix + N, D]
+        prefix: codes of other tokens, which are unchanged.
+        trained: rows and columns of the N codes.
+        size: rows and columns of the result.
+
+    Returns:
+        float [1, prefix + rows * columns, D]
+    """
+    if trained == size:
+        return codes
+    grid = codes[:, prefix:].transpose(1, 2).unflatten(2, trained)
+    scales = [(new + 0.1) / old for new, old in zip(size, trained, strict=True)]
+    resampled = F.interpolate(grid, scale_factor=scales, mode="bicubic", align_corners=False)
+    return torch.cat([codes[:, :prefix], resampled.flatten(2).transpose(1, 2)], 1)
