@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
+from modules.backbones.vit.spacetime_vit import GREY
 from modules.convert.empty_networks import (
     empty_beit,
     empty_contrast,
@@ -71,6 +72,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         "kind": architecture.kind,
         **source.passport,
         "architecture": asdict(architecture),
+        "normalisation": (source.origin.normalisation or (GREY if architecture.learned else IMAGENET)).as_record(),
         "frames": architecture.num_frames,
         "stride": facts.get("stride"),
     }

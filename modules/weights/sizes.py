@@ -36,6 +36,8 @@ Facts = dict[str, int]
 """Facts that cannot be read from weights, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size,
 stride; and pretrained_frames and pretrained_size of the clips that the position codes were trained for."""
 HEAD_CHANNELS = 64
+SPACETIME_DECODER_HEADS = 16
+"""Heads of MAE-ST's decoder in all sizes (official code)."""
 # ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
 KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()}
 
@@ -90,6 +92,12 @@ class Architecture:
     pretrained_frames: int | None = None
     """frames of the clips that its position codes are interpolated from, if they differ"""
     pretrained_size: int | None = None
+    cosine_attention: bool = False
+    learned: Literal["separable", "joint"] | None = None
+    """kind of learned positions (MAE-ST); None for fixed ones"""
+    class_token: bool = False
+    pools_class: bool = False
+    """whether the classifier takes the class token, and not the mean of the others"""
 
     @property
     def interpolates(self) -> bool:
@@ -111,7 +119,8 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     Args:
         weights: weights under this project's names.
         facts: facts that tensors do not contain. Defaults are those of the official networks: 224 pixels, 16 frames, tubelets
-            of 2 frames, heads by the table of published widths or one per 64 channels, half as many in the decoder.
+            of 2 frames, heads by the table of published widths or one per 64 channels, half as many in the decoder (of
+            MAE-ST: 16).
         source: file, for error messages.
 
     Raises:
@@ -120,6 +129,13 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     width, inputs = shape_of(weights, "backbone.patch_embed.weight", 2, source)
     tubelet = facts.get("tubelet_size", 2)
     patch = facts.get("patch_size", math.isqrt(inputs // (3 * tubelet)))
+    learned = _learned_sizes(weights, tubelet, patch)
+    for name, value in learned.clip.items():
+        if facts.get(name, value) != value:
+            raise SettingError(
+                f"{source}: its positions are learned for {name} {value}, not {facts[name]}; leave out --{name}."
+            )
+    facts = facts | learned.clip
     image_size, num_frames = facts.get("image_size", 224), facts.get("num_frames", 16)
     if 3 * tubelet * patch * patch != inputs:
         raise SettingError(
@@ -132,9 +148,11 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     heads = count_heads(width, facts.get("num_heads"), source)
     others: dict[str, Any] = {}
     if "decoder.embed.weight" in weights:
-        others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
+        usual_heads = SPACETIME_DECODER_HEADS if learned.kind is not None else max(1, heads // 2)
+        others = _decoder_sizes(weights, facts.get("decoder_heads", usual_heads), source)
     elif "head.weight" in weights:
         others = {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
+        others["pools_class"] = learned.class_token and "fc_norm.weight" not in weights
     return Architecture(
         embed_dim=width,
         depth=count_blocks(weights, "backbone.blocks."),
@@ -146,8 +164,29 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         num_frames=num_frames,
         pretrained_frames=facts.get("pretrained_frames"),
         pretrained_size=facts.get("pretrained_size"),
+        cosine_attention="backbone.blocks.0.attn.scale" in weights,
+        learned=learned.kind,
+        class_token=learned.class_token,
         **others,
     )
+
+
+class _LearnedSizes(NamedTuple):
+    """What the tables of learned positions tell."""
+
+    kind: Literal["separable", "joint"] | None
+    class_token: bool
+    clip: Facts
+    """image_size and num_frames, if they follow"""
+
+
+def _learned_sizes(weights: dict[str, Tensor], tubelet: int, patch: int) -> _LearnedSizes:
+    class_token = "backbone.pos_embed.class_token" in weights
+    spatial, temporal = (weights.get(f"backbone.pos_embed.{name}") for name in ("spatial", "temporal"))
+    if spatial is not None and temporal is not None:
+        clip = {"image_size": math.isqrt(spatial.shape[1]) * patch, "num_frames": temporal.shape[1] * tubelet}
+        return _LearnedSizes("separable", class_token, clip)
+    return _LearnedSizes("joint" if "backbone.pos_embed.joint" in weights else None, class_token, {})
 
 
 def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[str, Any]:
