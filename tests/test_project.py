@@ -36,6 +36,7 @@ OWN_TESTS = (
     "debug/motion_ground",
     "debug/ordered_clips",
     "debug/small_speed",
+    "debug/small_stmae",
     "debug/motion_frames",
     "data/shards",
     "data/synthetic_long",
@@ -82,7 +83,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
-    names |= {"VCOP": "tiny_order.yaml"}
+    names |= {"VCOP": "tiny_order.yaml", "SpacetimeViT": "tiny.yaml"}
     names["CVRL"] = "tiny_cvrl.yaml"
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
     names |= {"CaffeNet": "tiny_frames.yaml"}
@@ -168,7 +169,9 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 
 def tiny_classifier(recipe: str, folder: Path) -> list[str]:
     is_cnn = "cnn" in recipe or "cvrl" in recipe
-    sizes = ["width=4"] if is_cnn else ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"]
+    sizes = (
+        ["width=4"] if is_cnn else ["image_size=32", "num_frames=4", "patch_size=16", "embed_dim=32", "depth=2", "num_heads=2"]
+    )
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
     layers += ["--data.clip.frames=8"] if "rspnet" in recipe else []
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]

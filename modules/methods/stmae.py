@@ -24,6 +24,7 @@ Differences from the official code:
 import torch
 import torch.nn.functional as F
 
+from modules.augment.flips import RandomFlip
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeDecoder, SpacetimeViT
 from modules.core.batch import Batch
@@ -42,6 +43,7 @@ class STMAE(MaskedAutoencoder):
         target: what is predicted; both papers use InputPixelTarget.
         mask: which tokens are hidden; both papers use UniformMask with ratio 0.9.
         decoder: size of the decoder; the second paper's is 512 wide with 4 blocks of 16 heads.
+        flip: probability of mirroring a training clip; null takes one half, or 0 if classes of the data depend on left and right.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
@@ -55,17 +57,21 @@ class STMAE(MaskedAutoencoder):
         target: Target,
         mask: MaskGenerator,
         decoder: DecoderSettings = DecoderSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        flip: float | None = None,
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
         super().__init__(backbone, target, mask, optim)
+        self.flip = RandomFlip("model.flip", flip)
         self.decoder = SpacetimeDecoder(backbone, target.dim(backbone.grid), decoder)
         if init_from is not None:
             self.start_from(init_from)
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
+        """Mirror some clips, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         clip = self.inputs(batch).flatten(0, 1)
+        if self.training:
+            clip = self.flip(clip, generator)
         mask = self.draw_mask(clip.shape[0], generator)
         target = self.targets(clip, mask.targets)
         prediction = self.predict(clip, mask.visible, mask.targets)

@@ -55,7 +55,7 @@ def load_method(case: str) -> tuple[dict, dict, STMAE]:
     mask = FixedMask(mask_from_bool(tensors["output.mask"]))
     method = STMAE(build_backbone(sizes), target, mask, settings)
     load_strictly(method, from_spacetime(part(tensors, "state.")), case)
-    return tensors, info, method
+    return tensors, info, method.eval()
 
 
 def check_gradients(method: torch.nn.Module, loss: Tensor, expected: dict[str, Tensor], backbone: SpacetimeViT) -> None:
@@ -183,7 +183,7 @@ def test_attention_of_the_class_token() -> None:
 
 def test_finetuning_starts_from_pretraining() -> None:
     """Exactly the head is fresh, and exactly the decoder's part is unused."""
-    tensors, info = load_case("st_mae", "finetune_vit")
+    _, info = load_case("st_mae", "finetune_vit")
     pretrained, _ = load_case("st_mae", "pretrain_forward_loss")
     sizes = info["constructor"]
     method = Classification(build_backbone(sizes, pooling="class"), sizes["classes"])
