@@ -43,7 +43,8 @@ class STMAE(MaskedAutoencoder):
         target: what is predicted; both papers use InputPixelTarget.
         mask: which tokens are hidden; both papers use UniformMask with ratio 0.9.
         decoder: size of the decoder; the second paper's is 512 wide with 4 blocks of 16 heads.
-        flip: probability of mirroring a training clip; null takes one half, or 0 if classes of the data depend on left and right.
+        flip: probability of mirroring a training clip; null takes one half, or 0 if classes of the data distinguish left and
+            right.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.

@@ -36,8 +36,6 @@ Facts = dict[str, int]
 """Facts that cannot be read from weights, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size,
 stride; and pretrained_frames and pretrained_size of the clips that the position codes were trained for."""
 HEAD_CHANNELS = 64
-SPACETIME_DECODER_HEADS = 16
-"""Heads of MAE-ST's decoder in all sizes (official code)."""
 # ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
 KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()}
 
@@ -119,8 +117,7 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     Args:
         weights: weights under this project's names.
         facts: facts that tensors do not contain. Defaults are those of the official networks: 224 pixels, 16 frames, tubelets
-            of 2 frames, heads by the table of published widths or one per 64 channels, half as many in the decoder (of
-            MAE-ST: 16).
+            of 2 frames, heads by the table of published widths or one per 64 channels, half as many in the decoder.
         source: file, for error messages.
 
     Raises:
@@ -148,8 +145,7 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     heads = count_heads(width, facts.get("num_heads"), source)
     others: dict[str, Any] = {}
     if "decoder.embed.weight" in weights:
-        usual_heads = SPACETIME_DECODER_HEADS if learned.kind is not None else max(1, heads // 2)
-        others = _decoder_sizes(weights, facts.get("decoder_heads", usual_heads), source)
+        others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
     elif "head.weight" in weights:
         others = {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
         others["pools_class"] = learned.class_token and "fc_norm.weight" not in weights

@@ -276,7 +276,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         Returns:
             tokens [B, Nv or N, D]
         """
-        return self.transform(self.embed_tokens(cubes, grid, visible), norm)[:, self.prefix_tokens :]
+        return self.without_prefix(self.transform(self.embed_tokens(cubes, grid, visible), norm))
 
     def embed_tokens(self, cubes: Tensor, grid: Grid, visible: Tensor | None = None) -> Tensor:
         """Input of the first block: tokens with positions, after `prefix_tokens` others. Arguments as in `encode`."""
@@ -294,6 +294,10 @@ class VideoViT(PixelInput, Layered, nn.Module):
         result: Tensor = self.norm(tokens) if norm else tokens
         return result
 
+    def without_prefix(self, tokens: Tensor) -> Tensor:
+        """The tokens of the clip: [B, prefix_tokens + n, D] -> [B, n, D]."""
+        return tokens[:, self.prefix_tokens :] if self.prefix_tokens else tokens
+
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w]."""
         check_video(clip, self.patch_embed.weight, type(self).__name__)
@@ -301,11 +305,11 @@ class VideoViT(PixelInput, Layered, nn.Module):
         start = self.embed_tokens(patchify(clip, grid).flatten(2), grid)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
-            tokens = (self.norm(tokens) if norm else tokens)[:, self.prefix_tokens :]
+            tokens = self.without_prefix(self.norm(tokens) if norm else tokens)
             result: Tensor = tokens.transpose(1, 2).unflatten(2, grid[:3])
             return result
 
-        return Layers(start, list(self.blocks), as_grid, lambda tokens: self.norm(tokens)[:, self.prefix_tokens :])
+        return Layers(start, list(self.blocks), as_grid, lambda tokens: self.without_prefix(self.norm(tokens)))
 
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""

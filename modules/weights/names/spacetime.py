@@ -5,6 +5,8 @@ from torch import Tensor
 
 from modules.core.tokens import Grid
 
+DECODER_HEADS = 16
+"""Attention heads of the official decoder, in all sizes."""
 PROJECTIONS = ("q", "k", "v")
 # Official name -> ours. What is not listed, such as a classifier's head, keeps its name.
 TABLES = {
