@@ -29,7 +29,8 @@ class Interpolations(Callback):
     `interpolation` is a picture with the clip, its ends, what the network imagines, and the linear blend of the ends, and
     `interpolation_video` the same as a GIF; both are in `<run>/pictures`, and in TensorBoard or W&B. The loggers get the mean
     squared error of hidden pixels (from 0 to 1) as `interpolation/network`, next to those of two guesses: `repeated`, the
-    nearest visible frame, and `blended`. The method is trained with its own mask; this callback changes nothing in training.
+    nearest visible frame, and `blended`. With pixels that are normalised per token, what is drawn has the true mean and contrast
+    of each token, so nothing is measured. The method is trained with its own mask; this callback changes nothing in training.
 
     Args:
         every_n_steps: draw at the first step, every n optimiser steps, and at the end.
@@ -45,16 +46,13 @@ class Interpolations(Callback):
         self._drawn_at = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the method predicts plain pixels, and that every place of a slice is visible in one of them.
+        """Check that the method predicts pixels, and that every place of a slice is visible in one of them.
 
         Raises:
             SettingError: otherwise.
         """
-        if not isinstance(pl_module, STMAE | VideoMAE) or not _is_plain(pl_module):
-            raise SettingError(
-                "The callback Interpolations is for STMAE or VideoMAE with pixels that are not normalised per token; leave it "
-                "out, or set model.target.normalise to false."
-            )
+        if not isinstance(pl_module, STMAE | VideoMAE) or not isinstance(pl_module.target, PixelTarget):
+            raise SettingError("The callback Interpolations is for STMAE or VideoMAE with pixels as a target; leave it out.")
         grid = pl_module.backbone.grid
         visible = grid.tokens - self.mask.masked_count(grid)
         if not grid.slice_tokens <= visible < grid.tokens:
@@ -104,20 +102,17 @@ class Interpolations(Callback):
             logger.log_metrics({f"interpolation/{name}": error.item() for name, error in errors.items()}, step)
 
 
-def _is_plain(method: STMAE | VideoMAE) -> bool:
-    return isinstance(method.target, PixelTarget) and not method.target.normalise
-
-
 def interpolated(method: STMAE | VideoMAE, clip: Tensor, mask: CenterMask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What a method imagines between the ends of clips, with errors.
 
     Args:
-        method: method that predicts plain pixels.
+        method: method that predicts pixels.
         clip: uint8 [B, T, H, W, 3]
         mask: mask of the middle.
 
     Returns:
-        Films uint8 [B, T, H, W, 3] by title, and the mean squared errors of hidden pixels of the network and of the guesses.
+        Films uint8 [B, T, H, W, 3] by title, and the mean squared errors of hidden pixels of the network and of the guesses;
+        none if the network does not predict mean and contrast.
     """
     grid, target = method.backbone.grid, method.target
     assert isinstance(target, PixelTarget)
@@ -133,5 +128,7 @@ def interpolated(method: STMAE | VideoMAE, clip: Tensor, mask: CenterMask) -> tu
         "imagined": filled(clip, drawn, imagined, grid),
         "blended": filled(clip, drawn, simple.blended, grid),
     }
+    if target.normalise:
+        return films, {}
     cubes = {"network": imagined, "repeated": simple.repeated, "blended": simple.blended}
     return films, {name: hidden_error(clip, drawn, one, grid) for name, one in cubes.items()}

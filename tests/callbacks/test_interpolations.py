@@ -17,7 +17,7 @@ from modules.masks.tokens import TubeMask
 from modules.methods.stmae import STMAE
 from modules.methods.videomae import VideoMAE
 from tests.callbacks.runs import STEPS, data, fit, videomae
-from tests.registry import OPTIM, tiny_spacetime, tiny_vit, video_batch
+from tests.registry import METHODS, OPTIM, tiny_spacetime, tiny_vit, video_batch
 
 
 def stmae() -> STMAE:
@@ -67,8 +67,18 @@ def test_what_is_imagined_is_the_prediction(kind: str) -> None:
     assert torch.equal(films["clip"], clip)
 
 
+def test_normalised_pixels_are_drawn_and_not_measured() -> None:
+    method = videomae().eval()
+    clip = video_batch(2).stream("video").data[:, 0]
+    with torch.no_grad():
+        films, errors = interpolated(method, clip, CenterMask(0.5))
+    assert errors == {}
+    assert films["imagined"].shape == clip.shape
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"Interpolations is for STMAE or VideoMAE .* model\.target\.normalise to false"):
-        fit(videomae(), tmp_path, [Interpolations()])
+    sigma = next(case for case in METHODS if case.name == "SIGMA").build()
+    with pytest.raises(SettingError, match=r"Interpolations is for STMAE or VideoMAE with pixels as a target"):
+        fit(sigma, tmp_path, [Interpolations()])
     with pytest.raises(SettingError, match=r"ratio 0\.6, which leaves 12 of 32 tokens; at least the 16 of a slice"):
         fit(stmae(), tmp_path, [Interpolations(ratio=0.6)])
