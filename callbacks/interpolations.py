@@ -29,8 +29,9 @@ class Interpolations(Callback):
     `interpolation` is a picture with the clip, its ends, what the network imagines, and the linear blend of the ends, and
     `interpolation_video` the same as a GIF; both are in `<run>/pictures`, and in TensorBoard or W&B. The loggers get the mean
     squared error of hidden pixels (from 0 to 1) as `interpolation/network`, next to those of two guesses: `repeated`, the
-    nearest visible frame, and `blended`. With pixels that are normalised per token, what is drawn has the true mean and contrast
-    of each token, so nothing is measured. The method is trained with its own mask; this callback changes nothing in training.
+    nearest visible frame, and `blended`. Pixels that are normalised per token are drawn with the true mean
+    and contrast of each token, so their error is not measured. The method is trained with its own mask; this callback changes
+    nothing in training.
 
     Args:
         every_n_steps: draw at the first step, every n optimiser steps, and at the end.
@@ -92,7 +93,7 @@ class Interpolations(Callback):
         shown = {name: enlarge(video.cpu()) for name, video in films.items()}
         columns = pick(next(iter(shown.values())).shape[1], COLUMNS)
         strips = [
-            beside({f"{name}, clip {row + 1}": video[row, None, columns] for name, video in shown.items()})
+            beside({f"{name}, clip {row + 1}": video[row : row + 1, columns] for name, video in shown.items()})
             for row in range(len(rows))
         ]
         write_picture(trainer, "interpolation", step, "png", png(below(strips)))

@@ -1,6 +1,6 @@
 """Conversion of video, skeleton and text networks and of image towers to this project's names, with sizes and a passport."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +61,10 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         kept = {key: value for key, value in weights.items() if key.startswith("backbone.")}
         may_leave = tuple(key for key in weights if key not in kept)
     architecture = infer_architecture(kept, facts, str(source.path))
+    if architecture.class_token:
+        pooled = "head.weight" in weights and "fc_norm.weight" not in weights
+        known = inside(source.passport, "architecture").get("pools_class") is True
+        architecture = replace(architecture, pools_class=pooled or known)
     # A fine-tuned network pools before it normalises, so its encoder has no final norm.
     may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
     own = dict(empty_network(architecture).state_dict())

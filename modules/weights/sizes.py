@@ -95,7 +95,7 @@ class Architecture:
     """kind of learned positions (MAE-ST); None for fixed ones"""
     class_token: bool = False
     pools_class: bool = False
-    """whether the classifier takes the class token, and not the mean of the others"""
+    """whether its classifier, which may be left out, takes the class token, and not the mean of the others"""
 
     @property
     def interpolates(self) -> bool:
@@ -148,7 +148,6 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
     elif "head.weight" in weights:
         others = {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
-        others["pools_class"] = learned.class_token and "fc_norm.weight" not in weights
     return Architecture(
         embed_dim=width,
         depth=count_blocks(weights, "backbone.blocks."),

@@ -82,19 +82,19 @@ def test_init_from_restores_the_whole_method(form: str, tmp_path: Path) -> None:
 
 
 def test_it_learns_two_clips() -> None:
-    """The error of hidden pixels falls below that of the best constant."""
+    """The error of hidden pixels falls to less than half of that of the best constant."""
     torch.manual_seed(0)
     method = STMAE(tiny_spacetime(), InputPixelTarget(), UniformMask(0.5), DecoderSettings(1, 32, 2))
     # Smooth clips: a grey level per clip and slice.
     grey = torch.tensor([[40, 90], [200, 140]], dtype=torch.uint8).repeat_interleave(2, 1)
     batch = unlabelled(grey[:, None, :, None, None, None].expand(-1, 1, -1, 32, 32, 3).contiguous())
-    optimiser = torch.optim.AdamW(method.parameters(), 3e-3)
-    for step in range(60):
+    optimiser = torch.optim.AdamW(method.parameters(), 1e-2)
+    for step in range(40):
         output = method.step(batch, torch.Generator().manual_seed(step))
         optimiser.zero_grad()
         output["loss"].backward()
         optimiser.step()
-    assert output["loss"] < 0.2 * output["log"]["constant_loss"]
+    assert output["loss"] < 0.5 * output["log"]["constant_loss"]
 
 
 @pytest.mark.slow
