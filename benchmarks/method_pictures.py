@@ -37,6 +37,7 @@ from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
+from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import InputPixelTarget, PixelTarget
 from modules.masks.base import MaskGenerator
 from modules.masks.clip import CenterMask, UniformMask
@@ -274,6 +275,7 @@ def drawn(sheet: Sheet) -> Image.Image:
     data.setup("fit")
     method = trained(sheet, data)
     if sheet.drawn_mask is not None:
+        assert isinstance(method, MaskedAutoencoder)
         method.mask = sheet.drawn_mask
     batch = data.val_dataloader().read(0, list(range(BATCH)))
     with torch.no_grad():

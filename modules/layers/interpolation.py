@@ -36,13 +36,14 @@ def guesses(clip: Tensor, mask: Mask, grid: Grid) -> Guesses:
     before, after = torch.where(before < 0, after, before), torch.where(after == frames, before, after)
     weight = ((time - before) / (after - before).clamp_min(1))[None, :, :, None, None]
     # [B, T, places, 3, pixels of a patch]
-    cubes = cubes_of(clip, grid).unflatten(1, (grid.t, -1)).unflatten(4, (grid.tubelet, -1))
-    pixels = cubes.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+    apart = cubes_of(clip, grid).unflatten(1, (grid.t, -1)).unflatten(4, (grid.tubelet, -1))
+    pixels = apart.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
     first, second = (pixels.gather(1, index[None, :, :, None, None].expand_as(pixels)) for index in (before, after))
 
     def as_cubes(video: Tensor) -> Tensor:
         slices = video.unflatten(1, (grid.t, grid.tubelet)).permute(0, 1, 3, 4, 2, 5)
-        return slices.flatten(4).flatten(1, 2)
+        cubes: Tensor = slices.flatten(4).flatten(1, 2)
+        return cubes
 
     return Guesses(as_cubes(torch.where(weight > 0.5, second, first)), as_cubes(first + weight * (second - first)))
 

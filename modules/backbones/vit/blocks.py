@@ -92,7 +92,7 @@ def make_blocks(width: int, heads: int, mlp_ratio: float, rates: Iterable[float]
     blocks = [Block(width, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm) for rate in rates]
     if cosine_attention:
         for block in blocks:
-            block.attn = CosineAttention(width, heads)  # type: ignore[assignment]
+            block.attn = CosineAttention(width, heads)
     return nn.ModuleList(blocks)
 
 
