@@ -93,6 +93,8 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     layers += narrow if tiny == "tiny_cnn.yaml" else []
     # At the higher speed, half of the frames remain.
     layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
+    # Of eight tokens, none would be visible.
+    layers += ["--model.mask.ratio=0.5"] if "STMAE" in text else []
     data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=4"]
     layers += narrow if tiny in ("tiny_prp.yaml", "tiny_rotnet.yaml") else []
     # The videos are shorter than the window of more rates.
