@@ -172,7 +172,7 @@ SHEETS = {
         lambda: moving(background="gradient"),
         ("clip", "visible", "reconstruction"),
         samples=(0, 1),
-        steps=1280,
+        steps=192,
         drawn_mask=CenterMask(0.5),
     ),
     "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
