@@ -34,12 +34,14 @@ def from_spacetime(state: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key
-        before, projection, kind = key.rpartition(".attn.q.")
-        if any(f".attn.{other}." in key for other in PROJECTIONS[1:]):
-            continue
-        if projection:
-            value = torch.cat([state[f"{before}.attn.{each}.{kind}"] for each in PROJECTIONS])
-            name = f"{before}.attn.qkv.{kind}"
+        before, attention, rest = key.rpartition(".attn.")
+        each, _, kind = rest.partition(".")
+        three = [f"{before}.attn.{one}.{kind}" for one in PROJECTIONS]
+        # If one of the three is missing, the others keep their names, so that strict loading reports them.
+        if attention and each in PROJECTIONS and set(three) <= state.keys():
+            if each != PROJECTIONS[0]:
+                continue
+            value, name = torch.cat([state[one] for one in three]), f"{before}.attn.qkv.{kind}"
         part = "decoder" if name.startswith("decoder_") else "backbone"
         table = name.removeprefix("decoder_")
         first = name.partition(".")[0]
