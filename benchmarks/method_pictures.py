@@ -35,10 +35,14 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
-from modules.layers.targets import PixelTarget
+from modules.layers.masked_autoencoder import MaskedAutoencoder
+from modules.layers.targets import InputPixelTarget, PixelTarget
+from modules.masks.base import MaskGenerator
+from modules.masks.clip import CenterMask, UniformMask
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
@@ -55,6 +59,7 @@ from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
@@ -110,11 +115,18 @@ class Sheet:
     """training steps before drawing"""
     every: int = 1
     """every n-th frame is drawn"""
+    drawn_mask: MaskGenerator | None = None
+    """mask of a masked method in the picture, if it is not that of training"""
 
 
 def vit() -> VideoViT:
     """Tokens of 2 frames and 8 x 8 pixels."""
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
+
+
+def spacetime_vit() -> SpacetimeViT:
+    """The same with learned positions and a class token."""
+    return SpacetimeViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
 
 
 def moving(clips: int = 1, ground: bool = False, background: Background = "texture") -> SyntheticMotion:
@@ -175,6 +187,14 @@ SHEETS = {
         lambda: moving(background="gradient"),
         ("clip", "visible", "reconstruction"),
         steps=640,
+    ),
+    "stmae": Sheet(
+        lambda: STMAE(spacetime_vit(), InputPixelTarget(), UniformMask(0.75), DecoderSettings(2)),
+        lambda: moving(background="gradient"),
+        ("clip", "visible", "reconstruction"),
+        samples=(0, 1),
+        steps=192,
+        drawn_mask=CenterMask(0.5),
     ),
     "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
     "sigma": Sheet(
@@ -289,6 +309,9 @@ def drawn(sheet: Sheet) -> Image.Image:
     data = sheet.data()
     data.setup("fit")
     method = trained(sheet, data)
+    if sheet.drawn_mask is not None:
+        assert isinstance(method, MaskedAutoencoder)
+        method.mask = sheet.drawn_mask
     batch = data.val_dataloader().read(0, list(range(BATCH)))
     with torch.no_grad():
         pictures = method.pictures(method.step(batch, torch.Generator().manual_seed(1)))

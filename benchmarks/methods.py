@@ -24,11 +24,14 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, unlabelled
 from modules.core.randomness import device_generator
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.targets import PixelTarget, TowerTarget
+from modules.layers.targets import InputPixelTarget, PixelTarget, TowerTarget
+from modules.masks.clip import UniformMask
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
@@ -45,6 +48,7 @@ from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
@@ -89,6 +93,12 @@ def smile(size: Size, masks_per_clip: int = 2) -> SMILE:
     return SMILE(VideoViT(size), tower(size, True), mask, paste, masks_per_clip=masks_per_clip, optim=ADAMW)
 
 
+def stmae(size: Size) -> STMAE:
+    """With the decoder of the recipe."""
+    decoder = DecoderSettings(4, 512, 16)
+    return STMAE(SpacetimeViT(size), InputPixelTarget(), UniformMask(0.9), decoder, optim=ADAMW)
+
+
 def cnn(size: Size) -> VideoResNet:
     """R(2+1)D-18; 64 channels at full size."""
     return VideoResNet("r2plus1d_18", width=int(64 * SHARE[size]))
@@ -113,6 +123,7 @@ def skeletons(size: Size) -> SkeletonContrast:
 
 BUILD: dict[str, Callable[[Size], Method]] = {
     "VideoMAE": lambda size: VideoMAE(VideoViT(size), PixelTarget(), TubeMask(0.9), optim=ADAMW),
+    "STMAE": stmae,
     "SMILE": smile,
     "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),

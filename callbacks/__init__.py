@@ -1,6 +1,7 @@
 """Callbacks that monitor a run: probes, pictures, speed. Only `ModelEMA` changes weights, by averaging them."""
 
 from callbacks.collapse import CollapseAlarm
+from callbacks.interpolations import Interpolations
 from callbacks.neighbours import Neighbours
 from callbacks.online_knn import OnlineKNN
 from callbacks.online_linear import OnlineLinear
@@ -18,6 +19,7 @@ from modules.training.averaging import ModelEMA
 __all__ = [
     "BestOnTest",
     "CollapseAlarm",
+    "Interpolations",
     "LastCheckpoint",
     "LossProgressBar",
     "ModelEMA",

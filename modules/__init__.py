@@ -8,6 +8,7 @@ from modules.downstream.fusion import FusedClassification
 from modules.downstream.retrieval import NearestNeighbours
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.masks.blue_noise import OptimBlueMask
+from modules.masks.clip import CenterMask, TemporalMask, UniformMask
 from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
@@ -25,6 +26,7 @@ from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
+from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
@@ -36,11 +38,13 @@ __all__ = [
     "PRP",
     "SIGMA",
     "SMILE",
+    "STMAE",
     "VCOP",
     "ActionDetection",
     "AdamSettings",
     "AdamWSettings",
     "ArrowOfTime",
+    "CenterMask",
     "Classification",
     "CropMAE",
     "FusedClassification",
@@ -61,9 +65,11 @@ __all__ = [
     "SiamMAE",
     "SkeletonContrast",
     "StepSGDSettings",
+    "TemporalMask",
     "TrajectoryMask",
     "TubeMask",
     "TubeletContrast",
+    "UniformMask",
     "VideoMAE",
     "VideoTextRetrieval",
 ]

@@ -27,14 +27,16 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
-from modules.layers.targets import PixelTarget
+from modules.layers.targets import InputPixelTarget, PixelTarget
 from modules.losses.video_text import TextContrastSettings
+from modules.masks.clip import UniformMask
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
@@ -51,6 +53,7 @@ from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
@@ -116,6 +119,11 @@ def tiny_tower() -> FrameTower:
     return FrameTower("vit_base_patch16_224.mae", FRAMES, SIDE, checkpoint=None, **sizes)
 
 
+def tiny_spacetime() -> SpacetimeViT:
+    """The same with learned positions and a class token."""
+    return SpacetimeViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
+
+
 def tiny_cnn() -> VideoResNet:
     """R3D-18 with 4 to 32 channels."""
     return VideoResNet("r3d_18", width=4)
@@ -152,6 +160,11 @@ METHODS = [
         ),
         "videomae_v2.yaml",
         variant=True,
+    ),
+    Case(
+        "STMAE",
+        lambda: STMAE(tiny_spacetime(), InputPixelTarget(), UniformMask(0.5), DecoderSettings(1), flip=0.5, optim=OPTIM),
+        "stmae.yaml",
     ),
     Case(
         "SMILE",

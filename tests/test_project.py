@@ -38,6 +38,7 @@ OWN_TESTS = (
     "debug/motion_ground",
     "debug/ordered_clips",
     "debug/small_speed",
+    "debug/small_stmae",
     "debug/motion_frames",
     "debug/motion_images",
     "data/shards",
@@ -86,7 +87,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
-    names |= {"class_path: VCOP": "tiny_order.yaml", "class_path: CVRL": "tiny_cvrl.yaml"}
+    names |= {"class_path: VCOP": "tiny_order.yaml", "class_path: CVRL": "tiny_cvrl.yaml", "SpacetimeViT": "tiny.yaml"}
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
     names |= {"CaffeNet": "tiny_frames.yaml", "FrameTower": "tiny_images.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
@@ -95,6 +96,8 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     layers += narrow if tiny == "tiny_cnn.yaml" else []
     # At the higher speed, half of the frames remain.
     layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
+    # Of eight tokens, none would be visible.
+    layers += ["--model.mask.ratio=0.5"] if "STMAE" in text else []
     data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=4"]
     layers += narrow if tiny in ("tiny_prp.yaml", "tiny_rotnet.yaml") else []
     # The videos are shorter than the window of more rates.
@@ -171,7 +174,9 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 
 def tiny_classifier(recipe: str, folder: Path) -> list[str]:
     is_cnn = "cnn" in recipe or "cvrl" in recipe
-    sizes = ["width=4"] if is_cnn else ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"]
+    sizes = (
+        ["width=4"] if is_cnn else ["image_size=32", "num_frames=4", "patch_size=16", "embed_dim=32", "depth=2", "num_heads=2"]
+    )
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
     layers += ["--data.clip.frames=8"] if "rspnet" in recipe else []
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]

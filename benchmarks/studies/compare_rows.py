@@ -41,6 +41,7 @@ TOWER = "not measured, needs the weights of a published image tower"
 ROWS = (
     Row("videomae", "VideoMAE", "VideoViT", "videomae"),
     Row("videomae_v2", "VideoMAE V2", "VideoViT", "videomae"),
+    Row("stmae", "STMAE", "SpacetimeViT", "stmae", "not run yet"),
     Row("smile", "SMILE (pixels)", "VideoViT", "smile"),
     Row("smile_clip", "SMILE (CLIP)", "VideoViT", "smile", TOWER),
     Row("sigma", "SIGMA (MLP)", "VideoViT", "sigma"),

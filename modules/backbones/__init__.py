@@ -17,6 +17,7 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ResNet3D",
     "SignalCNN",
     "SlowOnly",
+    "SpacetimeViT",
     "VideoResNet",
     "VideoViT",
 ]

@@ -79,7 +79,7 @@ def model_card(passport: dict[str, Any], out: Path, to: Format, parameters: int)
 
 
 def _bullets(values: dict[str, Any]) -> list[str]:
-    return [f"* {name}: {_number(value)}" for name, value in values.items() if value is not None]
+    return [f"* {name}: {_number(value)}" for name, value in values.items() if value is not None and value is not False]
 
 
 def _number(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
-Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
-DeepSpeed), official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
-Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of skeleton contrast
+Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE, SIGMA (also as written by
+DeepSpeed) and MAE-ST, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in
+those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of skeleton contrast
 and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and .safetensors files of this
 project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names, official .pth (for CVRL,
 with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes (`modules.convert.export`);
@@ -52,6 +52,7 @@ from modules.core.tokens import Grid
 from modules.weights.names.cnn.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
 from modules.weights.names.siamese_mae import to_official as siamese_official
+from modules.weights.names.spacetime import to_spacetime
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text
 from modules.weights.passport import passport_path
@@ -88,9 +89,9 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE or SIGMA, a folder or file of DeepSpeed,
-            a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, a
-            .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA or MAE-ST, a folder or file of
+            DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
+            timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
             The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
             files but .pth also contain it. The model card is <name>.md, or README.md in the folder.
@@ -229,6 +230,11 @@ def write(converted: Converted, out: Path, to: Format) -> None:
             f"--to {to} does not support position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
             f"of {sizes.pretrained_size} px; pass --to safetensors."
         )
+    if sizes is not None and to == "huggingface" and (sizes.learned is not None or sizes.cosine_attention):
+        raise SettingError(
+            "--to huggingface is for VideoMAE, which has neither learned positions nor cosine attention; pass --to safetensors "
+            "or official."
+        )
     if sizes is not None and to == "huggingface":
         if sizes.num_prototypes is not None:
             raise SettingError("--to huggingface does not support SIGMA's prototypes; pass --part backbone.")
@@ -277,6 +283,10 @@ def official_names(weights: dict[str, Tensor], sizes: Architecture) -> dict[str,
     """Names of the official pretraining network, or of the official fine-tuning network, which has no final norm."""
     side = sizes.image_size // sizes.patch_size
     grid = Grid(sizes.num_frames // sizes.tubelet_size, side, side, sizes.tubelet_size, sizes.patch_size)
+    if sizes.learned is not None:
+        if sizes.num_classes is not None and not sizes.pools_class:
+            raise SettingError("MAE-ST's official classifier takes the class token, this one does not; pass --to safetensors.")
+        return to_spacetime(weights, grid)
     state = to_official(weights, grid)
     if sizes.kind != "classifier":
         return state

@@ -20,7 +20,9 @@ from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
+from modules.backbones.vit.spacetime_vit import SpacetimeDecoder, SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.tokens import Pooling
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.contrast.speed_contrast import SpeedContrast
 from modules.layers.heads import ProjectionMLP, VideoClassifier
@@ -38,25 +40,18 @@ def empty_network(sizes: Architecture) -> nn.Module:
     Names are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`.
     """
     with torch.device("meta"):
-        backbone = VideoViT(
-            image_size=sizes.image_size,
-            num_frames=sizes.num_frames,
-            patch_size=sizes.patch_size,
-            tubelet_size=sizes.tubelet_size,
-            embed_dim=sizes.embed_dim,
-            depth=sizes.depth,
-            num_heads=sizes.num_heads,
-            mlp_ratio=sizes.mlp_ratio,
-        )
-        if sizes.num_classes is not None:
+        backbone = video_transformer(sizes)
+        if sizes.num_classes is not None and not sizes.pools_class:
             return VideoClassifier(backbone, sizes.num_classes)
         network = nn.ModuleDict({"backbone": backbone})
+        if sizes.num_classes is not None:
+            network["head"] = nn.Linear(sizes.embed_dim, sizes.num_classes)
         if sizes.decoder_out is not None and sizes.decoder_depth is not None:
-            network["decoder"] = MaskedDecoder(
-                backbone,
-                sizes.decoder_out,
-                DecoderSettings(sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads),
-            )
+            settings = DecoderSettings(sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads)
+            if isinstance(backbone, SpacetimeViT):
+                network["decoder"] = SpacetimeDecoder(backbone, sizes.decoder_out, settings)
+            else:
+                network["decoder"] = MaskedDecoder(backbone, sizes.decoder_out, settings)
             if sizes.num_prototypes is not None:
                 network.register_parameter("prototypes", nn.Parameter(torch.empty(sizes.num_prototypes, sizes.decoder_out)))
             if sizes.projection_inputs is not None:
@@ -64,6 +59,45 @@ def empty_network(sizes: Architecture) -> nn.Module:
                 layers = {str(2 * layer): nn.Linear(*pair) for layer, pair in enumerate(widths)}
                 network["projection"] = nn.ModuleDict(layers)
     return network
+
+
+def video_transformer(
+    sizes: Architecture,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    pooling: Pooling = "mean",
+    checkpoint: str | None = None,
+) -> VideoViT:
+    """The encoder of the VideoMAE family or of MAE-ST with the sizes of weights.
+
+    Args:
+        sizes: sizes of the weights.
+        num_frames: frames of its clips; None takes those of the weights.
+        image_size: side of its clips in pixels, as above.
+        pooling: see `VideoViT`. The encoder of a classifier that takes the class token returns the class token.
+        checkpoint: file with its weights.
+    """
+    shared: dict[str, Any] = {
+        "image_size": image_size or sizes.image_size,
+        "num_frames": num_frames or sizes.num_frames,
+        "patch_size": sizes.patch_size,
+        "tubelet_size": sizes.tubelet_size,
+        "embed_dim": sizes.embed_dim,
+        "depth": sizes.depth,
+        "num_heads": sizes.num_heads,
+        "mlp_ratio": sizes.mlp_ratio,
+        "checkpoint": checkpoint,
+    }
+    if sizes.learned is not None:
+        pools: Any = "class" if sizes.pools_class else pooling
+        return SpacetimeViT(**shared, learned=sizes.learned, class_token=sizes.class_token, pooling=pools)
+    return VideoViT(
+        **shared,
+        pooling=pooling,
+        cosine_attention=sizes.cosine_attention,
+        pretrained_frames=sizes.pretrained_frames or sizes.num_frames,
+        pretrained_size=sizes.pretrained_size or sizes.image_size,
+    )
 
 
 def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTransformer:

@@ -19,6 +19,7 @@ from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
+from modules.convert.empty_networks import video_transformer
 from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
 from modules.convert.networks import (
     Converted,
@@ -148,20 +149,7 @@ def _of_videos(
     converted = convert_video(found, found.facts, "backbone")
     architecture = converted.architecture
     assert architecture is not None
-    return converted, VideoViT(
-        image_size=image_size or architecture.image_size,
-        num_frames=num_frames or architecture.num_frames,
-        patch_size=architecture.patch_size,
-        tubelet_size=architecture.tubelet_size,
-        embed_dim=architecture.embed_dim,
-        depth=architecture.depth,
-        num_heads=architecture.num_heads,
-        mlp_ratio=architecture.mlp_ratio,
-        pooling=pooling,
-        checkpoint=checkpoint,
-        pretrained_frames=architecture.pretrained_frames or architecture.num_frames,
-        pretrained_size=architecture.pretrained_size or architecture.image_size,
-    )
+    return converted, video_transformer(architecture, num_frames, image_size, pooling, checkpoint)
 
 
 def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:

@@ -1,6 +1,6 @@
 """Conversion of video, skeleton and text networks and of image towers to this project's names, with sizes and a passport."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
+from modules.backbones.vit.spacetime_vit import GREY
 from modules.convert.empty_networks import (
     empty_beit,
     empty_contrast,
@@ -60,6 +61,10 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         kept = {key: value for key, value in weights.items() if key.startswith("backbone.")}
         may_leave = tuple(key for key in weights if key not in kept)
     architecture = infer_architecture(kept, facts, str(source.path))
+    if architecture.class_token:
+        pooled = "head.weight" in weights and "fc_norm.weight" not in weights
+        known = inside(source.passport, "architecture").get("pools_class") is True
+        architecture = replace(architecture, pools_class=pooled or known)
     # A fine-tuned network pools before it normalises, so its encoder has no final norm.
     may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
     own = dict(empty_network(architecture).state_dict())
@@ -71,6 +76,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         "kind": architecture.kind,
         **source.passport,
         "architecture": asdict(architecture),
+        "normalisation": (source.origin.normalisation or (GREY if architecture.learned else IMAGENET)).as_record(),
         "frames": architecture.num_frames,
         "stride": facts.get("stride"),
     }

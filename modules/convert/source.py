@@ -11,6 +11,7 @@ from modules.weights.files import read_checkpoint, weight_file
 from modules.weights.huggingface_config import class_names_of, norm_pix_loss_of, read_config
 from modules.weights.licence import licence_note, licence_of
 from modules.weights.names.huggingface import is_transformers
+from modules.weights.names.spacetime import DECODER_HEADS, is_spacetime
 from modules.weights.names.vindlu import is_video_text
 from modules.weights.origin import origin_of
 from modules.weights.passport import passport_of
@@ -71,6 +72,8 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
     for key, value in checkpoint.weights.items():
         if value.ndim == 5 and "patch_embed" in key:
             facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
+    if is_spacetime(checkpoint.weights):
+        facts = {"decoder_heads": DECODER_HEADS} | facts
     passport = {
         # All entries of an earlier passport are kept, except for the kind of network, which follows from the weights.
         **{name: value for name, value in earlier.items() if name != "kind"},

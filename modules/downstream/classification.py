@@ -94,7 +94,7 @@ class Classification(Method):
 
     Args:
         backbone: encoder. For VideoViT, tokens are averaged before its final norm, followed by a new LayerNorm; for other
-            encoders, the pooled feature is used.
+            encoders, and for a class token, the pooled feature is used.
         num_classes: number of outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
@@ -160,11 +160,11 @@ class Classification(Method):
         if mode == "attentive":
             heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
-        elif isinstance(network := self.network, VideoViT):
-            network.norm = nn.Identity()
+        elif (averaging := self.averaging) is not None:
+            averaging.norm = nn.Identity()
             if not head.standardise:
                 self.fc_norm = layer_norm(width)
-        elif isinstance(network, BEiTVideo):
+        elif isinstance(network := self.network, BEiTVideo):
             # Pooling happens before this norm, so it would get no gradient.
             network.norm.requires_grad_(False)
         if head.standardise:
@@ -194,6 +194,12 @@ class Classification(Method):
         """The backbone, or the video network inside it."""
         backbone: nn.Module = self.backbone
         return backbone.network if isinstance(backbone, Depth) else backbone
+
+    @property
+    def averaging(self) -> VideoViT | None:
+        """The network, if its tokens are averaged before a new LayerNorm in place of its own."""
+        network = self.network
+        return network if isinstance(network, VideoViT) and not network.pools_class else None
 
     def _build_head(self, num_classes: int) -> None:
         head = nn.Linear(self.width, num_classes)
@@ -330,9 +336,9 @@ class Classification(Method):
             if self.mode == "attentive":
                 tokens = self.backbone.forward_features(inputs)  # type: ignore[operator]
                 return tokens if tokens.ndim == 3 else tokens.flatten(2).transpose(1, 2)
-            if isinstance(network := self.network, VideoViT):
-                tokens = network.forward_features(inputs, norm=False)
-                return pool_tokens(tokens, network.grid[:3], network.pooling)
+            if (averaging := self.averaging) is not None:
+                tokens = averaging.forward_features(inputs, norm=False)
+                return pool_tokens(tokens, averaging.grid[:3], averaging.pooling)
             return self.backbone(inputs)
 
     def pool(self, features: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
+from modules.backbones.vit.spacetime_vit import SpacetimeDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
@@ -23,7 +24,8 @@ from modules.weights.passport import check_heads, said_of
 class MaskedAutoencoder(Method):
     """A method that encodes some tokens of a clip and predicts targets for others.
 
-    A subclass calls this constructor, then `build_decoder`, then `start_from` if it is initialised from a file.
+    A subclass calls this constructor, then `build_decoder` (or builds another decoder), then `start_from` if it is initialised
+    from a file.
 
     Args:
         backbone: encoder, kept after pretraining.
@@ -36,7 +38,7 @@ class MaskedAutoencoder(Method):
     """
 
     backbone: VideoViT
-    decoder: MaskedDecoder
+    decoder: MaskedDecoder | SpacetimeDecoder
 
     def __init__(self, backbone: VideoViT, target: Target, mask: MaskGenerator, optim: ScheduleSettings) -> None:
         super().__init__(optim)

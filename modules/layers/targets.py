@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from modules.backbones.image_towers import clip_tower, timm_normalisation, timm_tower
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, given
 from modules.core.preprocessing import IMAGENET, Normalisation
-from modules.core.tokens import Grid, gather_rounds, patchify
+from modules.core.tokens import Grid, gather_rounds, patchify, unpatchify
 
 
 class Target(ABC):
@@ -117,6 +117,82 @@ class PixelTarget(Target):
             cubes = cubes * std + mean
         result: Tensor = cubes.clamp(0, 1)
         return result
+
+
+class InputPixelTarget(PixelTarget):
+    """The pixels of each cube as the encoder gets them, normalised, as in MAE-ST (official code).
+
+    Values are in the order time, row, column, channel. With fewer target frames than the clip has, they are spread from its
+    first to its last frame, at positions floor(i * (T - 1) / (frames - 1)), and a token's target has fewer of them.
+
+    Args:
+        normalise: standardise each cube by its mean and sqrt(unbiased variance + 1e-6) over all its pixels and channels
+            (MAE-ST's option; `PixelTarget` does it per channel).
+        frames: target frames per clip; null takes all.
+    """
+
+    def __init__(self, normalise: bool = False, frames: int | None = None) -> None:
+        super().__init__(normalise)
+        check_positive("model.target", **given(frames=frames))
+        self.frames = frames
+
+    def check(self, backbone: VideoViT) -> None:
+        """Check that the target frames can be divided among the slices of tokens."""
+        grid = backbone.grid
+        frames = grid.t * grid.tubelet
+        if self.frames is not None and (self.frames % grid.t or self.frames > frames):
+            raise SettingError(
+                f"model.target.frames is {self.frames}, but the {frames} frames of a clip are in {grid.t} slices of tokens; "
+                f"set it to a multiple of {grid.t} up to {frames}, or to null."
+            )
+
+    def target_grid(self, grid: Grid) -> Grid:
+        """Grid of the target frames."""
+        return grid if self.frames is None else grid._replace(tubelet=self.frames // grid.t)
+
+    def dim(self, grid: Grid) -> int:
+        """Three values per target pixel of a cube."""
+        return 3 * self.target_grid(grid).token_pixels
+
+    def choose(self, video: Tensor) -> Tensor:
+        """The target frames of clips: [B, C, T, H, W] -> [B, C, frames, H, W]."""
+        if self.frames is None or self.frames == video.shape[2]:
+            return video
+        last = max(1, self.frames - 1)
+        # A list of indices would be copied to the device.
+        return torch.stack([video[:, :, number * (video.shape[2] - 1) // last] for number in range(self.frames)], dim=2)
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.__call__`."""
+        return self._standardised(patchify(self.choose(video.float()), self.target_grid(grid)))
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`. Cubes are gathered as uint8, which needs a quarter of the memory of float32."""
+        planes = self.choose(clip.permute(0, 4, 1, 2, 3))
+        cubes = gather_rounds(patchify(planes, self.target_grid(grid)), places)
+        return self._standardised(normalisation.apply_planes(cubes.flatten(0, 1)).unflatten(0, places.shape))
+
+    def _standardised(self, cubes: Tensor) -> Tensor:
+        """Target values [B, N, 3P] of normalised cubes [B, N, 3, P]."""
+        values = cubes.transpose(2, 3).flatten(2)
+        if not self.normalise:
+            return values
+        variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
+        return (values - mean) / (variance + 1e-6).sqrt()
+
+    @torch.no_grad()
+    def to_pixels(self, values: Tensor, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `PixelTarget.to_pixels`; frames that are not predicted repeat those before them."""
+        own = self.target_grid(grid)
+        values = values.float()
+        if self.normalise:
+            cubes = patchify(self.choose(video.float()), own).flatten(2)
+            variance, mean = torch.var_mean(cubes, dim=-1, keepdim=True)
+            values = values * (variance + 1e-6).sqrt() + mean
+        pixels = normalisation.restore(unpatchify(values.unflatten(2, (own.token_pixels, 3)).transpose(2, 3), own))
+        return patchify(pixels.repeat_interleave(grid.tubelet // own.tubelet, 2), grid).clamp(0, 1)
 
 
 def constant_loss(target: Tensor, counts: Tensor | None = None) -> Tensor:

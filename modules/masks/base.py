@@ -2,10 +2,12 @@
 
 A mask consists of integer index tensors, so that a step needs no boolean indexing (which would cause a host sync). With the
 generators in this package, all tokens that are not visible are predicted, and all rows of a batch have the same counts: in
-every time slice, floor(ratio * tokens of the slice) are masked (trajectory masks have this number over the clip).
+every time slice, floor(ratio * tokens of the slice) are masked (trajectory masks have this number over the clip, and those of
+`clip.py` count over the clip).
 
-Generators: `tokens.py` (tubes, random tokens, running cells), `trajectory.py` (moving objects), `noise.py` (filtered noise),
-`blue_noise.py` (spectrograms). All can be used by any masked method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
+Generators: `tokens.py` (tubes, random tokens, running cells), `clip.py` (random tokens, late or middle parts of the clip),
+`trajectory.py` (moving objects), `noise.py` (filtered noise), `blue_noise.py` (spectrograms). All can be used by any masked
+method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
 """
 
 from abc import ABC, abstractmethod

@@ -29,7 +29,7 @@ class RandomMask(MaskGenerator):
 
     Args:
         ratio: fraction of masked tokens.
-        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip (MAE).
+        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip.
     """
 
     def __init__(self, ratio: float = 0.9, per_slice: bool = True) -> None:

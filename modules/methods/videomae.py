@@ -13,8 +13,9 @@ Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 140
 
 The numbers equal those of the official code (see `modules/backbones/vit/video_vit.py` for the network). Masks are
 drawn on the device instead of in the loader; training uses bf16 with the loss in float32, instead of fp16 with a scaler.
-Dual masking agrees with V2's official code (tests/parity/test_videomae_v2.py); its cosine attention is not implemented. With
-several processes, the mean is over the counted tokens of all processes; in the official code, each process averages its own.
+Dual masking and cosine attention (`backbone.cosine_attention`, which V2's recipes leave off) agree with V2's official code
+(tests/parity/test_videomae_v2.py). With several processes, the mean is over the counted tokens of all processes; in the
+official code, each process averages its own.
 """
 
 import torch

@@ -24,6 +24,7 @@ from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.s3d import S3DG
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import MAX_SEED, SettingError, check_writable
@@ -170,6 +171,10 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
         grid = network.grid
         sizes = {"patch_size": grid.patch, "tubelet_size": grid.tubelet, "mlp_ratio": network.mlp_ratio}
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
+        if isinstance(network, SpacetimeViT):
+            sizes |= {"learned": network.learned, "class_token": network.prefix_tokens == 1}
+        elif network.cosine_attention:
+            sizes["cosine_attention"] = True
     elif isinstance(network, FrameTower):
         # The mean over frames forgets their order, which some experiments ask for.
         sizes = network.sizes() | VIT_CLIPS | {"pooling": "time"}

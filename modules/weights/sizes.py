@@ -90,6 +90,12 @@ class Architecture:
     pretrained_frames: int | None = None
     """frames of the clips that its position codes are interpolated from, if they differ"""
     pretrained_size: int | None = None
+    cosine_attention: bool = False
+    learned: Literal["separable", "joint"] | None = None
+    """kind of learned positions (MAE-ST); None for fixed ones"""
+    class_token: bool = False
+    pools_class: bool = False
+    """whether its classifier, which may be left out, takes the class token, and not the mean of the others"""
 
     @property
     def interpolates(self) -> bool:
@@ -120,6 +126,13 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     width, inputs = shape_of(weights, "backbone.patch_embed.weight", 2, source)
     tubelet = facts.get("tubelet_size", 2)
     patch = facts.get("patch_size", math.isqrt(inputs // (3 * tubelet)))
+    learned = _learned_sizes(weights, tubelet, patch)
+    for name, value in learned.clip.items():
+        if facts.get(name, value) != value:
+            raise SettingError(
+                f"{source}: its positions are learned for {name} {value}, not {facts[name]}; leave out --{name}."
+            )
+    facts = facts | learned.clip
     image_size, num_frames = facts.get("image_size", 224), facts.get("num_frames", 16)
     if 3 * tubelet * patch * patch != inputs:
         raise SettingError(
@@ -146,8 +159,29 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         num_frames=num_frames,
         pretrained_frames=facts.get("pretrained_frames"),
         pretrained_size=facts.get("pretrained_size"),
+        cosine_attention="backbone.blocks.0.attn.scale" in weights,
+        learned=learned.kind,
+        class_token=learned.class_token,
         **others,
     )
+
+
+class _LearnedSizes(NamedTuple):
+    """What the tables of learned positions tell."""
+
+    kind: Literal["separable", "joint"] | None
+    class_token: bool
+    clip: Facts
+    """image_size and num_frames, if they follow"""
+
+
+def _learned_sizes(weights: dict[str, Tensor], tubelet: int, patch: int) -> _LearnedSizes:
+    class_token = "backbone.pos_embed.class_token" in weights
+    spatial, temporal = (weights.get(f"backbone.pos_embed.{name}") for name in ("spatial", "temporal"))
+    if spatial is not None and temporal is not None:
+        clip = {"image_size": math.isqrt(spatial.shape[1]) * patch, "num_frames": temporal.shape[1] * tubelet}
+        return _LearnedSizes("separable", class_token, clip)
+    return _LearnedSizes("joint" if "backbone.pos_embed.joint" in weights else None, class_token, {})
 
 
 def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.vit.blocks import init_blocks, layer_norm
+from modules.backbones.vit.blocks import init_blocks, layer_norm, make_blocks, scale_names
 from modules.backbones.vit.positions import position_codes
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError, check_positive, given
@@ -34,6 +33,20 @@ class DecoderSettings:
     def __post_init__(self) -> None:
         check_positive("model.decoder", depth=self.depth, **given(dim=self.dim, heads=self.heads))
 
+    def sizes(self, encoder: VideoViT) -> tuple[int, int]:
+        """Width and heads for an encoder.
+
+        Raises:
+            SettingError: if the width is not a multiple of the heads.
+        """
+        dim, heads = self.dim or encoder.embed_dim // 2, self.heads or max(1, encoder.num_heads // 2)
+        if dim % heads:
+            raise SettingError(
+                f"The decoder's width {dim} is not a multiple of its {heads} heads; set model.decoder.dim or "
+                "model.decoder.heads."
+            )
+        return dim, heads
+
 
 class MaskedDecoder(nn.Module):
     """Decoder of VideoMAE. It predicts a vector for every masked token from the encoded visible ones.
@@ -42,7 +55,7 @@ class MaskedDecoder(nn.Module):
     normalised and projected to predictions.
 
     Args:
-        encoder: encoder whose tokens are decoded; it defines the token grid and the MLP ratio.
+        encoder: encoder whose tokens are decoded; it defines the token grid, the MLP ratio and the kind of attention.
         out_dim: width of a prediction.
         settings: size of the decoder.
     """
@@ -50,19 +63,12 @@ class MaskedDecoder(nn.Module):
     def __init__(self, encoder: VideoViT, out_dim: int, settings: DecoderSettings) -> None:
         super().__init__()
         self.recompute_blocks = settings.recompute_blocks
-        self.embed_dim = settings.dim or encoder.embed_dim // 2
-        self.num_heads = heads = settings.heads or max(1, encoder.num_heads // 2)
-        if self.embed_dim % heads:
-            raise SettingError(
-                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder.dim "
-                "or model.decoder.heads."
-            )
+        self.embed_dim, self.num_heads = settings.sizes(encoder)
         # Left at PyTorch's default initialisation, as in the official code.
         self.embed = nn.Linear(encoder.embed_dim, self.embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(settings.depth)
-        )
+        rates = [0.0] * settings.depth
+        self.blocks = make_blocks(self.embed_dim, self.num_heads, encoder.mlp_ratio, rates, encoder.cosine_attention)
         self.norm = layer_norm(self.embed_dim)
         self.head = nn.Linear(self.embed_dim, out_dim)
         self.register_buffer("positions", torch.empty(0), persistent=False)
@@ -82,7 +88,7 @@ class MaskedDecoder(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay, in addition to biases and one-dimensional parameters."""
-        return {"mask_token"}
+        return {"mask_token"} | scale_names(self.blocks)
 
     def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Predict masked tokens.

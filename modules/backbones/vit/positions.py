@@ -1,8 +1,11 @@
-"""Position codes of tokens of clips and of images, for any grid."""
+"""Position codes of tokens of clips and of images, for any grid: fixed or learned."""
+
+import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.core.tokens import Grid
 
@@ -82,3 +85,75 @@ def resample_frame_positions(codes: Tensor, prefix: int, trained: tuple[int, int
     scales = [(new + 0.1) / old for new, old in zip(size, trained, strict=True)]
     resampled = F.interpolate(grid, scale_factor=scales, mode="bicubic", align_corners=False)
     return torch.cat([codes[:, :prefix], resampled.flatten(2).transpose(1, 2)], 1)
+
+
+Learned = Literal["separable", "joint"]
+
+
+def learned_table(count: int, dim: int) -> nn.Parameter:
+    """Learned vectors [1, count, D], initially truncated normal with standard deviation 0.02 (MAE-ST, official code)."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02))
+
+
+class LearnedPositions(nn.Module):
+    """Learned positions of tokens, and optionally a class token with its own position (MAE-ST, official code).
+
+    Args:
+        grid: grid of the tokens.
+        dim: width of a token.
+        kind: `separable` adds a table of the slices [1, t, D] and one of the places in a slice [1, h * w, D]; `joint` is one
+            table of all tokens [1, N, D].
+        class_token: whether there is a class token.
+    """
+
+    def __init__(self, grid: Grid, dim: int, kind: Learned, class_token: bool) -> None:
+        super().__init__()
+        self.shape = grid[:3]
+        self.spatial = learned_table(grid.slice_tokens, dim) if kind == "separable" else None
+        self.temporal = learned_table(grid.t, dim) if kind == "separable" else None
+        self.joint = learned_table(grid.tokens, dim) if kind == "joint" else None
+        self.class_token = learned_table(1, dim) if class_token else None
+        self.class_position = learned_table(1, dim) if class_token else None
+
+    def forward(self, grid: Grid) -> Tensor:
+        """Positions [1, N, D] of the tokens of a grid. For another grid than its own, they are interpolated over time, rows and
+        columns (corners not aligned)."""
+        if self.spatial is not None and self.temporal is not None:
+            table = self.temporal.unsqueeze(2) + self.spatial.unsqueeze(1)
+        else:
+            assert self.joint is not None
+            table = self.joint.unflatten(1, (self.shape[0], -1))
+        if grid[:3] != self.shape:
+            cube = table.permute(0, 3, 1, 2).unflatten(3, self.shape[1:])
+            table = F.interpolate(cube, grid[:3], mode="trilinear", align_corners=False).permute(0, 2, 3, 4, 1)
+        return table.flatten(1, -2)
+
+    def with_prefix(self, tokens: Tensor) -> Tensor:
+        """Put the class token with its position before tokens [B, n, D], if there is one."""
+        if self.class_token is None or self.class_position is None:
+            return tokens
+        first = (self.class_token + self.class_position).to(tokens.dtype)
+        return torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+
+def resize_tables(weights: dict[str, Tensor], grid: Grid, source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Resize the separable positions of weights to the grid of a network: bilinear over rows and columns, linear over time.
+
+    Args:
+        weights: weights of an encoder with `pos_embed.spatial` and `pos_embed.temporal`; others are unchanged.
+        grid: grid of the network.
+        source: file, for messages.
+
+    Returns:
+        The weights, and lines to print.
+    """
+    spatial, temporal = weights.get("pos_embed.spatial"), weights.get("pos_embed.temporal")
+    if spatial is None or temporal is None or (len(spatial[0]), len(temporal[0])) == (grid.slice_tokens, grid.t):
+        return weights, []
+    side, slices = math.isqrt(len(spatial[0])), len(temporal[0])
+    square = spatial.transpose(1, 2).unflatten(2, (side, side))
+    places = F.interpolate(square, (grid.h, grid.w), mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    times = F.interpolate(temporal.transpose(1, 2), grid.t, mode="linear", align_corners=False).transpose(1, 2)
+    change = f"from {slices} x {side} x {side} to {grid.t} x {grid.h} x {grid.w} tokens"
+    lines = [f"Learned positions of {source} are interpolated {change}."]
+    return weights | {"pos_embed.spatial": places, "pos_embed.temporal": times}, lines

@@ -2,7 +2,8 @@
 
 Network of VideoMAE (https://arxiv.org/abs/2203.12602, official code): cubes of `tubelet_size` x `patch_size` x `patch_size`
 pixels become tokens in the order t, h, w; fixed sin-cos position codes of the flattened token index; pre-norm blocks with
-LayerNorm eps 1e-6; no class token.
+LayerNorm eps 1e-6; no class token. VideoMAE V2 (https://arxiv.org/abs/2303.16727) has the same network at larger sizes, and an
+option for cosine attention, which its recipes do not use.
 
 Deviations from the official code, none of which changes an output:
 
@@ -17,14 +18,13 @@ Deviations from the official code, none of which changes an output:
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.checks import check_video
 from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.pixels import PixelInput
-from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm
+from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm, make_blocks, scale_names
 from modules.backbones.vit.positions import position_codes
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.loading import load_strictly
@@ -58,6 +58,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         num_heads: attention heads; null uses the preset's.
         mlp_ratio: hidden width of the MLP over the token width; null uses the preset's: 48/11 for giant, 4 for all others.
         drop_path: stochastic depth rate of the last block; the rate grows linearly from 0 in the first one.
+        cosine_attention: attention by the cosine of queries and keys (VideoMAE V2's option).
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
         pooling: how `forward` pools tokens, for probes and export: `mean` over all tokens, or `time`, the concatenated means
             of the time slices, which preserves temporal order.
@@ -72,6 +73,11 @@ class VideoViT(PixelInput, Layered, nn.Module):
         SettingError: if sizes do not divide, or the checkpoint does not fit.
     """
 
+    prefix_tokens: int = 0
+    """tokens before those of the clip, such as a class token"""
+    pools_class: bool = False
+    """whether `forward` returns a class token after the final norm, so that a classifier needs no norm of its own"""
+
     def __init__(
         self,
         size: Size = "base",
@@ -84,6 +90,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         num_heads: int | None = None,
         mlp_ratio: float | None = None,
         drop_path: float = 0.0,
+        cosine_attention: bool = False,
         recompute_blocks: bool = False,
         pooling: Pooling = "mean",
         checkpoint: str | None = None,
@@ -106,16 +113,15 @@ class VideoViT(PixelInput, Layered, nn.Module):
         side = image_size // patch_size
         self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
         self.recompute_blocks, self.pooling = recompute_blocks, pooling
+        self.cosine_attention = cosine_attention
         self.feed(normalisation)
         self.asked_clip = (pretrained_frames, pretrained_size)
         self.trained_grid = self.grid_of(pretrained_frames or num_frames, pretrained_size or image_size)
 
         # PyTorch's default initialisation is the same for this Linear and for the Conv3d of the official code.
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(self.embed_dim, self.num_heads, self.mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm)
-            for rate in drop_path_rates(drop_path, depth)
-        )
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = make_blocks(self.embed_dim, self.num_heads, self.mlp_ratio, rates, cosine_attention)
         self.norm = layer_norm(self.embed_dim)
         codes = position_codes(self.grid, self.trained_grid, self.embed_dim)
         self.register_buffer("positions", codes, persistent=False)
@@ -270,27 +276,40 @@ class VideoViT(PixelInput, Layered, nn.Module):
         Returns:
             tokens [B, Nv or N, D]
         """
+        return self.without_prefix(self.transform(self.embed_tokens(cubes, grid, visible), norm))
+
+    def embed_tokens(self, cubes: Tensor, grid: Grid, visible: Tensor | None = None) -> Tensor:
+        """Input of the first block: tokens with positions, after `prefix_tokens` others. Arguments as in `encode`."""
         positions = self.positions_of(grid)
         if visible is not None:
             positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
-        tokens = self.patch_embed(cubes) + positions
+        tokens: Tensor = self.patch_embed(cubes) + positions
+        return tokens
+
+    def transform(self, tokens: Tensor, norm: bool = True) -> Tensor:
+        """All blocks and optionally the final norm: [B, n, D] -> [B, n, D]."""
         for block in self.blocks:
             again = self.recompute_blocks and self.training
             tokens = recompute(block, tokens, use_reentrant=False) if again else block(tokens)
         result: Tensor = self.norm(tokens) if norm else tokens
         return result
 
+    def without_prefix(self, tokens: Tensor) -> Tensor:
+        """The tokens of the clip: [B, prefix_tokens + n, D] -> [B, n, D]."""
+        return tokens[:, self.prefix_tokens :] if self.prefix_tokens else tokens
+
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w]."""
         check_video(clip, self.patch_embed.weight, type(self).__name__)
         grid = self.clip_grid(clip)
-        start = self.patch_embed(patchify(clip, grid).flatten(2)) + self.positions_of(grid)
+        start = self.embed_tokens(patchify(clip, grid).flatten(2), grid)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
-            result: Tensor = (self.norm(tokens) if norm else tokens).transpose(1, 2).unflatten(2, grid[:3])
+            tokens = self.without_prefix(self.norm(tokens) if norm else tokens)
+            result: Tensor = tokens.transpose(1, 2).unflatten(2, grid[:3])
             return result
 
-        return Layers(start, list(self.blocks), as_grid, self.norm)
+        return Layers(start, list(self.blocks), as_grid, lambda tokens: self.without_prefix(self.norm(tokens)))
 
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
@@ -301,8 +320,8 @@ class VideoViT(PixelInput, Layered, nn.Module):
         return list(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, in addition to biases and one-dimensional parameters: none here."""
-        return set()
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters: scales of cosine attention."""
+        return scale_names(self.blocks)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters grouped by layer, for layer-wise learning-rate decay: embedding, each block, norm."""

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from modules.core.tokens import Grid
 from modules.weights.names.huggingface import from_huggingface, is_transformers
+from modules.weights.names.spacetime import from_spacetime, is_spacetime
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -69,9 +70,11 @@ def is_official(state: dict[str, Tensor]) -> bool:
 
 
 def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights of official files and of `transformers` to this project's names; others are unchanged."""
+    """Rename weights of official files, of MAE-ST and of `transformers` to this project's names; others are unchanged."""
     if is_transformers(state):
         return from_huggingface(state)
+    if is_spacetime(state):
+        return from_spacetime(state)
     return from_official(state) if is_official(state) else state
 
 
