@@ -7,6 +7,7 @@ do not see each other. How frames become one feature of a clip is this project's
 
 from typing import Any
 
+from timm.layers import Format
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -94,6 +95,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
         self.embed_dim = int(self.vit.embed_dim)
         side = image_size // patch
         self.grid = Grid(num_frames // every, side, side, every, patch)
+        self.any_size = False
+        """Whether frames may have any multiple of the token's side."""
         self.usual_normalisation = known_normalisation(name)
         self.feed(normalisation)
         if checkpoint is not None and checkpoint != DOWNLOAD:
@@ -141,6 +144,9 @@ class FrameTower(PixelInput, Layered, nn.Module):
         """
         frames, height, width = video.shape[2:]
         every, side = self.grid.tubelet, self.image_size
+        patch = self.grid.patch
+        if self.any_size and frames and not (frames % every or height % patch or width % patch):
+            return self.grid._replace(t=frames // every, h=height // patch, w=width // patch)
         if not frames or frames % every or (height, width) != (side, side):
             raise SettingError(
                 f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames "
@@ -185,6 +191,14 @@ class FrameTower(PixelInput, Layered, nn.Module):
         frames, grid = self._frames(video)
         features: Tensor = self.vit(frames).unflatten(0, (-1, grid.t))
         return features.mean(1) if self.pooling == "mean" else features.flatten(1)
+
+    def take_any_size(self) -> None:
+        """From now on, take frames of any multiple of the token's side, also not square; position codes are resampled as timm
+        does (bicubic) for each pass."""
+        self.any_size = True
+        self.vit.dynamic_img_size = True
+        embedding = self.vit.patch_embed
+        embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
 
     def compiled_parts(self) -> list[nn.Module]:
         """What `compile` compiles: the blocks."""

@@ -1,0 +1,85 @@
+"""Masks of objects as soft labels of tokens, and back, as in the two published forms of label propagation."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.downstream.propagation.propagate import Variant
+
+Size = tuple[int, int]
+
+
+class Layout(NamedTuple):
+    """Sizes of a video; heights come first."""
+
+    stored: Size
+    """pixels of the files"""
+    frame: Size
+    """pixels of the frames that the encoder takes"""
+    grid: Size
+    """places of the map"""
+    stride: tuple[float, float]
+    """pixels of the frame per place"""
+
+    @property
+    def padded(self) -> Size:
+        """Pixels of the frame with its padding."""
+        return round(self.grid[0] * self.stride[0]), round(self.grid[1] * self.stride[1])
+
+
+class SoftMask(NamedTuple):
+    """A mask as soft labels of tokens."""
+
+    ids: Tensor
+    """int64 [L], object of each label, 0 for the background"""
+    labels: Tensor
+    """float32 [L, h, w]"""
+
+
+def to_labels(mask: Tensor, layout: Layout, variant: Variant) -> SoftMask:
+    """Soft labels of the first frame.
+
+    * videowalk: one label per value of the mask at the size of the frame, bilinear without antialiasing.
+    * dino: the value at the centre of each token; one label for each number up to the largest value.
+
+    Args:
+        mask: uint8 [H0, W0], object ids, at the size of the files.
+        layout: sizes.
+        variant: published form.
+    """
+    if variant == "dino":
+        rows, columns = (
+            (((torch.arange(count, device=mask.device) + 0.5) * step).clamp_max(side - 0.5) * (stored / side)).long()
+            for count, step, side, stored in zip(layout.grid, layout.stride, layout.frame, layout.stored, strict=True)
+        )
+        small = mask[rows][:, columns].long()
+        ids = torch.arange(int(small.max()) + 1, device=mask.device)
+        return SoftMask(ids, (small == ids[:, None, None]).float())
+    resized = F.interpolate(mask[None, None].float(), layout.frame, mode="nearest")
+    down, across = (max(0, padded - side) for padded, side in zip(layout.padded, layout.frame, strict=True))
+    continued = F.pad(resized, (0, across, 0, down), mode="replicate")[0, 0].long()
+    ids = continued.unique()
+    planes = (continued == ids[:, None, None]).float()
+    return SoftMask(ids, F.interpolate(planes[None], layout.grid, mode="bilinear", align_corners=False)[0])
+
+
+def upsampled(labels: Tensor, layout: Layout) -> Tensor:
+    """Soft labels at the size of the frames, bilinear, without the padding: float [L, h, w] -> [L, H, W]."""
+    planes = F.interpolate(labels[None], layout.padded, mode="bilinear", align_corners=False)[0]
+    return planes[:, : layout.frame[0], : layout.frame[1]]
+
+
+def stretched(planes: Tensor) -> Tensor:
+    """Each label from 0 to 1 over the frame (dino): float [L, H, W]; labels that are the same everywhere are left alone."""
+    least, most = planes.amin((1, 2), keepdim=True), planes.amax((1, 2), keepdim=True)
+    return torch.where((most > 0) & (most > least), (planes - least) / (most - least), planes)
+
+
+def to_mask(soft: SoftMask, layout: Layout, variant: Variant) -> Tensor:
+    """Object ids uint8 [H0, W0] at the size of the files: the largest label of each pixel of the frame, nearest neighbour."""
+    planes = upsampled(soft.labels, layout)
+    best = (stretched(planes) if variant == "dino" else planes).argmax(0)
+    mode = "nearest-exact" if variant == "dino" else "nearest"
+    return F.interpolate(soft.ids[best].float()[None, None], layout.stored, mode=mode)[0, 0].byte()
