@@ -73,8 +73,8 @@ class FrameSize:
         follows = int(other * asked / side) // self.multiple * self.multiple
         if follows < 1:
             raise SettingError(
-                f"Frames of {height} x {width} pixels, resized to a side of {asked}, have another below {self.multiple}; "
-                "change data.size."
+                f"Frames of {height} x {width} pixels, resized to a side of {asked}, have the other below {self.multiple}; set "
+                "data.size to larger ones."
             )
         return (asked, follows) if is_height else (follows, asked)
 
@@ -318,8 +318,8 @@ class LabelledSequenceData(LightningDataModule, ABC):
     def _shortened(self, video: LabelledVideo) -> LabelledVideo:
         if len(video.frames) < FEWEST:
             raise SettingError(
-                f"{video.name} in {self.root} has {len(video.frames)} frames, and label propagation needs {FEWEST}; take it out "
-                "of the list."
+                f"{video.name} in {self.root} has {len(video.frames)} frames, and label propagation needs {FEWEST}; take it "
+                "out of the list."
             )
         labels = video.labels if len(video.labels) == 1 else video.labels[: self.max_frames]
         return video._replace(frames=video.frames[: self.max_frames], labels=labels)

@@ -37,6 +37,7 @@ OWN_TESTS = (
     "debug/ordered_clips",
     "debug/small_speed",
     "debug/motion_frames",
+    "debug/tiny_propagation",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",

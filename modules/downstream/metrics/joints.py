@@ -34,6 +34,6 @@ def pck(distances: Tensor) -> dict[str, float]:
         distances: float64 [n, J], of all frames of all videos; NaN does not count. Joints without any are left out.
     """
     there = ~distances.isnan()
-    return {
-        f"pck_{limit}": float((100 * ((distances <= limit) & there).sum(0) / there.sum(0)).nanmean()) for limit in THRESHOLDS
-    }
+    count = there.sum(0).double()
+    near = {limit: ((distances <= limit) & there).sum(0) for limit in THRESHOLDS}
+    return {f"pck_{limit}": float((100 * found / count).nanmean()) for limit, found in near.items()}

@@ -51,13 +51,14 @@ def to_labels(mask: Tensor, layout: Layout, variant: Variant) -> SoftMask:
     """
     if variant == "dino":
         rows, columns = (
-            (((torch.arange(count, device=mask.device) + 0.5) * step).clamp_max(side - 0.5) * (stored / side)).long()
+            _centres(count, step * stored / side, stored).to(mask.device)
             for count, step, side, stored in zip(layout.grid, layout.stride, layout.frame, layout.stored, strict=True)
         )
         small = mask[rows][:, columns].long()
         ids = torch.arange(int(small.max()) + 1, device=mask.device)
         return SoftMask(ids, (small == ids[:, None, None]).float())
-    resized = F.interpolate(mask[None, None].float(), layout.frame, mode="nearest")
+    rows, columns = (_corners(count, stored).to(mask.device) for count, stored in zip(layout.frame, layout.stored, strict=True))
+    resized = mask[rows][:, columns][None, None].float()
     down, across = (max(0, padded - side) for padded, side in zip(layout.padded, layout.frame, strict=True))
     continued = F.pad(resized, (0, across, 0, down), mode="replicate")[0, 0].long()
     ids = continued.unique()
@@ -80,6 +81,24 @@ def stretched(planes: Tensor) -> Tensor:
 def to_mask(soft: SoftMask, layout: Layout, variant: Variant) -> Tensor:
     """Object ids uint8 [H0, W0] at the size of the files: the largest label of each pixel of the frame, nearest neighbour."""
     planes = upsampled(soft.labels, layout)
-    best = (stretched(planes) if variant == "dino" else planes).argmax(0)
-    mode = "nearest-exact" if variant == "dino" else "nearest"
-    return F.interpolate(soft.ids[best].float()[None, None], layout.stored, mode=mode)[0, 0].byte()
+    ids = soft.ids[(stretched(planes) if variant == "dino" else planes).argmax(0)].byte()
+    rows, columns = (
+        (_centres(count, side / count, side) if variant == "dino" else _corners(count, side)).to(ids.device)
+        for count, side in zip(layout.stored, layout.frame, strict=True)
+    )
+    return ids[rows][:, columns]
+
+
+def _centres(count: int, step: float, side: int) -> Tensor:
+    """Pixels below the centres of `count` larger or smaller ones of size `step`, int64, at most the last of `side`.
+
+    Centres are added up as Pillow does it, because some are exactly between two pixels.
+    """
+    steps = torch.full((count,), step, dtype=torch.float64)
+    steps[0] /= 2
+    return steps.cumsum(0).long().clamp_max(side - 1)
+
+
+def _corners(count: int, side: int) -> Tensor:
+    """Pixels of `side` at the first corners of `count` larger or smaller ones, int64, as OpenCV takes them."""
+    return torch.arange(count) * side // count
