@@ -1,11 +1,10 @@
 """Time and memory of label propagation compared with a plain loop over frames; features are given.
 
     python benchmarks/propagation.py      # 480 x 880 pixels at stride 8
-    python benchmarks/propagation.py --variant dino --context 7 --topk 5 --radius 12 --temperature 0.1
+    python benchmarks/propagation.py --rule.variant dino --rule.context 7 --rule.topk 5 --rule.radius 12 --rule.temperature 0.1
 
 `plain` compares every token of a frame with every token of all its context frames, 100 tokens at a time, and hides what is
-too far away afterwards; `ours` is `modules.downstream.propagation.propagate`. Both propagate over `warm` frames without being
-timed, so that the context is full, and then over `frames` more, in turns. Memory is the peak growth of the resident set, in
+too far away afterwards; `ours` is `modules.downstream.propagation.propagate`. The context is full when they start. Memory is the peak growth of the resident set, in
 addition to the features (Linux; without the other way in the same process). Run it on a quiet machine.
 """
 
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modules.downstream.propagation.propagate import PropagationSettings, Propagator, Variant
+from modules.downstream.propagation.propagate import PropagationSettings, Propagator
 
 PIECE = 100
 
@@ -115,15 +115,11 @@ def propagation(
     stride: int = 8,
     channels: int = 384,
     labels: int = 3,
-    warm: int = 20,
     frames: int = 2,
-    variant: Variant = "videowalk",
-    context: int = 20,
-    topk: int = 7,
-    radius: float = 20.0,
-    temperature: float = 0.7,
+    rule: PropagationSettings = PropagationSettings(),  # noqa: B008
     plain: bool = True,
     threads: int | None = None,
+    out: Path | None = None,
 ) -> None:
     """Measure one setting.
 
@@ -133,46 +129,47 @@ def propagation(
         stride: pixels of a token's side.
         channels: of a feature.
         labels: number of labels, with the background.
-        warm: frames before those that are measured.
-        frames: frames that are measured.
-        variant: see `PropagationSettings`.
-        context: see `PropagationSettings`.
-        topk: see `PropagationSettings`.
-        radius: see `PropagationSettings`.
-        temperature: see `PropagationSettings`.
+        frames: frames that are measured, after as many as the context has.
+        rule: how labels are propagated.
         plain: whether to run the plain loop too.
         threads: of PyTorch; null takes its own number.
+        out: file for the numbers, as JSON.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = PropagationSettings(variant, context, topk, radius, temperature)
     generator = torch.Generator().manual_seed(0)
     shape = (height // stride, width // stride)
-    features = torch.randn(1 + warm + frames, channels, *shape, generator=generator)
-    soft = torch.randn(len(features), labels, *shape, generator=generator).softmax(1)
+    first = 1 + rule.context
+    features = torch.randn(first + frames, channels, *shape, generator=generator)
+    soft = torch.randn(first + frames, labels, *shape, generator=generator).softmax(1)
     found: dict[str, Tensor] = {}
 
     def ours() -> None:
-        propagator = Propagator(features[0], soft[0], settings)
-        for number in range(1, 1 + warm):
+        propagator = Propagator(features[0], soft[0], rule)
+        for number in range(1, first):
             propagator.remember(features[number], soft[number])
-        found["ours"] = torch.stack([propagator.step(features[number]) for number in range(1 + warm, len(features))])
+        found["ours"] = torch.stack([propagator.step(features[number]) for number in range(first, first + frames)])
 
     def by_loop() -> None:
         known = soft.clone()
-        for number in range(1 + warm, len(features)):
-            known[number] = plain_step(features, known, number, settings)
-        found["plain"] = known[1 + warm :]
+        for number in range(first, first + frames):
+            known[number] = plain_step(features, known, number, rule)
+        found["plain"] = known[first:]
 
-    report = {"setting": f"{shape[0]} x {shape[1]} tokens of {channels}, {variant}, {torch.get_num_threads()} thread(s)"}
+    report: dict[str, Any] = {"seconds_per_frame": {}, "mebibytes": {}}
     for name, work in (("ours", ours), *((("plain", by_loop),) if plain else ())):
         seconds, memory = peak_growth(work)
-        report[name] = f"{seconds / frames:.2f} s a frame, {memory / 2**20:.0f} MiB"
-        found[f"{name} seconds"] = torch.tensor(seconds)
+        report["seconds_per_frame"][name], report["mebibytes"][name] = seconds / frames, memory / 2**20
     if plain:
-        report["ratio"] = f"{float(found['plain seconds'] / found['ours seconds']):.2f}"
-        report["largest difference"] = f"{float((found['plain'] - found['ours']).abs().max()):.1e}"
-    print(json.dumps(report, indent=1))
+        report["ratio"] = report["seconds_per_frame"]["plain"] / report["seconds_per_frame"]["ours"]
+        report["largest_difference"] = float((found["plain"] - found["ours"]).abs().max())
+    print(f"{shape[0]} x {shape[1]} tokens of {channels}, {rule.variant}, {torch.get_num_threads()} thread(s)")
+    for name, seconds in report["seconds_per_frame"].items():
+        print(f"{name:<6}{seconds:>8.2f} s a frame{report['mebibytes'][name]:>8.0f} MiB")
+    if plain:
+        print(f"plain / ours {report['ratio']:.2f}, largest difference {report['largest_difference']:.1e}")
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
