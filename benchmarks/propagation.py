@@ -4,8 +4,8 @@
     python benchmarks/propagation.py --rule.variant dino --rule.context 7 --rule.topk 5 --rule.radius 12 --rule.temperature 0.1
 
 `plain` compares every token of a frame with every token of all its context frames, 100 tokens at a time, and hides what is
-too far away afterwards; `ours` is `modules.downstream.propagation.propagate`. The context is full when they start. Memory is the peak growth of the resident set, in
-addition to the features (Linux; without the other way in the same process). Run it on a quiet machine.
+too far away afterwards; `ours` is `modules.downstream.propagation.propagate`. The context is full when they start. Memory is
+the peak growth of the resident set, in addition to the features (Linux). Run it on a quiet machine.
 """
 
 import json
