@@ -132,14 +132,15 @@ class Propagator:
     def _tile(self, queries: Tensor, rows: slice, columns: slice) -> Tensor:
         """Labels of the tokens of a tile, [y, x, C] -> float32 [y * x, L]."""
         settings, reach = self.settings, self.settings.reach
-        height, width = self.first.shape[:2]
         filled = min(self.done, settings.context)
-        near = slice(max(0, rows.start - reach), rows.stop + reach), slice(max(0, columns.start - reach), columns.stop + reach)
-        is_near = self._within(rows, columns, slice(near[0].start, min(near[0].stop, height)),
-                               slice(near[1].start, min(near[1].stop, width)))  # fmt: skip
+        near = tuple(
+            slice(max(0, part.start - reach), min(part.stop + reach, side))
+            for part, side in zip((rows, columns), self.first.shape[:2], strict=True)
+        )
+        is_near = self._within((rows, columns), near)
         flat = queries.flatten(0, 1)
-        recent = self.recent[:filled, near[0], near[1]].flatten(1, 2)
-        recent_labels = self.recent_labels[:filled, near[0], near[1]].flatten(0, 2)
+        recent = self.recent[(slice(filled), *near)].flatten(1, 2)
+        recent_labels = self.recent_labels[(slice(filled), *near)].flatten(0, 2)
         first, first_labels = self.first[near].flatten(0, 1)[None], self.first_labels[near].flatten(0, 1)
         if settings.variant == "dino":
             similarity = _similarity(flat, torch.cat([first, recent]), is_near)
@@ -157,12 +158,12 @@ class Propagator:
         chosen = labels.gather(1, index[..., None].expand(-1, -1, labels.shape[2]))
         return (weights[..., None] * chosen).sum(1)
 
-    def _within(self, rows: slice, columns: slice, near_rows: slice, near_columns: slice) -> Tensor:
+    def _within(self, tile: tuple[slice, ...], window: tuple[slice, ...]) -> Tensor:
         """Which tokens of a window each token of a tile is compared with: bool [tile, window]."""
         device = self.first.device
         down, across = (
             torch.arange(there.start, there.stop, device=device) - torch.arange(here.start, here.stop, device=device)[:, None]
-            for here, there in ((rows, near_rows), (columns, near_columns))
+            for here, there in zip(tile, window, strict=True)
         )
         down, across = down[:, None, :, None], across[None, :, None, :]
         if self.settings.variant == "dino":
