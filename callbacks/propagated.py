@@ -55,7 +55,7 @@ class PropagatedVideos(Callback):
             # Codecs need even sides.
             film = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]
             path = Path(trainer.default_root_dir) / "videos" / f"{name}.mp4"
-            write_whole(path, lambda part: write_video(part, film, FPS))
+            write_whole(path, lambda part: write_video(part, film, FPS, container="mp4"))
 
 
 def picture(rows: list[Tensor], columns: int, note: str) -> Tensor:

@@ -174,7 +174,7 @@ def open_picture(path: Path) -> Image.Image:
 
 def read_frame(path: Path) -> np.ndarray:
     """Colours of a picture: uint8 [H, W, 3]."""
-    return np.asarray(open_picture(path).convert("RGB"))
+    return np.array(open_picture(path).convert("RGB"))
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -188,7 +188,7 @@ def read_mask(path: Path) -> np.ndarray:
         picture = picture.convert("L")
     if picture.mode not in ("P", "L"):
         raise UnreadableError(f"{path.name}: {picture.mode} pixels are no object ids")
-    return np.asarray(picture)
+    return np.array(picture)
 
 
 def read_masks(video: LabelledVideo, stored: tuple[int, int]) -> Tensor:
@@ -210,7 +210,7 @@ def resized(frames: list[np.ndarray], size: tuple[int, int]) -> Tensor:
         return torch.from_numpy(np.stack(frames))
     out = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
     for place, frame in zip(out, frames, strict=True):
-        planes = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float()
+        planes = torch.from_numpy(frame).permute(2, 0, 1).float()
         changed = F.interpolate(planes[None], size, mode="bilinear", align_corners=False)[0]
         place.copy_(changed.round().permute(1, 2, 0))
     return out

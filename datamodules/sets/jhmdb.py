@@ -82,7 +82,8 @@ class JHMDBSequences(LabelledSequenceData):
         path = video.labels[0]
         try:
             found = np.asarray(loadmat(path)["pos_img"], dtype=np.float64)
-        except (OSError, ValueError, KeyError, NotImplementedError, TypeError) as error:
+        except Exception as error:
+            # scipy raises errors of many kinds for broken files.
             raise UnreadableError(f"{path.name}: {type(error).__name__}") from error
         if found.ndim != 3 or found.shape[0] != 2 or found.shape[2] < FEWEST:
             raise UnreadableError(f"{path.name}: pos_img has the axes {found.shape}, not 2, joints, frames")

@@ -9,6 +9,8 @@ from torch import Tensor
 from modules.downstream.propagation.propagate import Variant
 
 Size = tuple[int, int]
+SAME = 1e-5
+"""Relative difference up to which a label counts as the same everywhere."""
 
 
 class Layout(NamedTuple):
@@ -73,9 +75,13 @@ def upsampled(labels: Tensor, layout: Layout) -> Tensor:
 
 
 def stretched(planes: Tensor) -> Tensor:
-    """Each label from 0 to 1 over the frame (dino): float [L, H, W]; labels that are the same everywhere are left alone."""
+    """Each label from 0 to 1 over the frame (dino): float [L, H, W].
+
+    Labels that are the same everywhere up to rounding are left alone; the official code enlarges the rounding errors.
+    """
     least, most = planes.amin((1, 2), keepdim=True), planes.amax((1, 2), keepdim=True)
-    return torch.where((most > 0) & (most > least), (planes - least) / (most - least), planes)
+    spread = most - least
+    return torch.where(spread > SAME * most, (planes - least) / spread, planes)
 
 
 def to_mask(soft: SoftMask, layout: Layout, variant: Variant) -> Tensor:
