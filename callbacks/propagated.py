@@ -45,11 +45,12 @@ class PropagatedVideos(Callback):
         """Draw a video, if it is one of those."""
         total = int(trainer.num_test_batches[0])
         chosen = torch.linspace(0, total - 1, min(self.videos, total)).round().long().tolist()
-        if not isinstance(outputs, Propagated) or batch_idx not in chosen or not trainer.is_global_zero:
+        found = outputs.get("propagated") if isinstance(outputs, dict) else None
+        if not isinstance(found, Propagated) or batch_idx not in chosen or not trainer.is_global_zero:
             return
-        rows = [outputs.drawn(labels) for labels in (outputs.truth, outputs.predicted)]
-        name = f"propagated_{outputs.name.replace('/', '_')}"
-        write_picture(trainer, name, trainer.global_step, "png", png(picture(rows, self.columns, f"{outputs.name}; {TOLD}")))
+        rows = [found.drawn(labels) for labels in (found.truth, found.predicted)]
+        name = f"propagated_{found.name.replace('/', '_')}"
+        write_picture(trainer, name, trainer.global_step, "png", png(picture(rows, self.columns, f"{found.name}; {TOLD}")))
         if not run_of(trainer).fast_dev_run:
             film = torch.cat(rows, 2)
             # Codecs need even sides.

@@ -73,8 +73,8 @@ class JHMDBSequences(LabelledSequenceData):
         names = []
         for path in lists:
             kind = path.name.removesuffix(f"_test_{self.benchmark}.txt")
-            rows = (line.split() for line in read_lines(path).values() if line.strip())
-            names += [f"{kind}/{row[0].removesuffix(SUFFIX)}" for row in rows if row[-1] == TESTED]
+            marked = (line.split() for line in read_lines(path).values() if line.strip())
+            names += [f"{kind}/{row[0].removesuffix(SUFFIX)}" for row in marked if row[-1] == TESTED]
         return names
 
     def read_labels(self, video: LabelledVideo, stored: tuple[int, int]) -> dict[str, Tensor]:

@@ -196,7 +196,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
         """From now on, take frames of any multiple of the token's side, also not square; position codes are resampled as timm
         does (bicubic) for each pass."""
         self.any_size = True
-        self.vit.dynamic_img_size = True
+        self.vit.dynamic_img_size = True  # type: ignore[misc]  # final for TorchScript only
         embedding = self.vit.patch_embed
         embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
 

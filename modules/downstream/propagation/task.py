@@ -115,8 +115,8 @@ class LabelPropagation(Method):
         self._videos, self._missed = [], []
         self.test_record, self.test_tables = {}, {}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Propagated | None:
-        """Propagate the labels of one video; gives them for pictures, or None if it could not be read."""
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Propagated] | None:
+        """Propagate the labels of one video; returns them as `propagated`, for pictures, or None if it could not be read."""
         data = self._data()
         number = int(batch.index[0])
         name = data.sequence_names[number]
@@ -136,7 +136,7 @@ class LabelPropagation(Method):
         still = predicted[:1].expand_as(predicted)
         scores, copied = (score(data.measure, one, truth, data.num_labels) for one in (predicted, still))
         self._videos.append(_Video(number, name, len(frames), scores, copied))
-        return Propagated(name, data.measure, frames, predicted, truth, stored)
+        return {"propagated": Propagated(name, data.measure, frames, predicted, truth, stored)}
 
     def propagate_mask(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Masks of all frames of a video.
