@@ -41,11 +41,11 @@ class Propagated(NamedTuple):
 
 
 def draw_masks(frames: Tensor, masks: Tensor) -> Tensor:
-    """Frames uint8 [T, H, W, 3] with the objects of masks uint8 [T, H0, W0] in colour."""
+    """Frames uint8 [T, H, W, 3] in grey, with the objects of masks uint8 [T, H0, W0] in colour."""
     ids = F.interpolate(masks[:, None].float(), frames.shape[1:3], mode="nearest")[:, 0].long()
-    colours = COLOURS[(ids - 1) % len(COLOURS)]
-    blended = torch.lerp(frames.float(), colours.float(), STRENGTH).round().byte()
-    return torch.where((ids > 0)[..., None], blended, frames)
+    colours = COLOURS[(ids - 1) % len(COLOURS)].float()
+    grey = frames.float().mean(3, keepdim=True).expand_as(colours)
+    return torch.where((ids > 0)[..., None], torch.lerp(grey, colours, STRENGTH), grey).round().byte()
 
 
 def draw_points(frames: Tensor, joints: Tensor, visible: Tensor) -> Tensor:
