@@ -329,7 +329,7 @@ class LabelledSequenceData(LightningDataModule, ABC):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         dataset = SequenceDataset(self.videos, self.size, self.read_labels)
-        return ResumableLoader(dataset, EpochSampler(len(dataset), 0, False, *ranks), 1, collate_fn=_whole)
+        return ResumableLoader(dataset, EpochSampler(len(dataset), 0, False, *ranks), 1, collate_fn=as_it_is)
 
     def with_masks(self, names: list[str], pictures: Path, masks: Path) -> list[LabelledVideo]:
         """Videos whose masks are pictures of the same names.
@@ -358,6 +358,6 @@ class LabelledSequenceData(LightningDataModule, ABC):
         return found
 
 
-def _whole(batch: Batch) -> Batch:
+def as_it_is(batch: Batch) -> Batch:
     """Batches are complete as they come."""
     return batch

@@ -5,7 +5,7 @@ from lightning import LightningDataModule
 from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
-from datamodules.sequences import FEWEST, one_video
+from datamodules.sequences import FEWEST, as_it_is, one_video
 from modules.core.batch import Batch, Kind, Stream
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.core.run import Measure
@@ -86,7 +86,7 @@ class SyntheticSequences(LightningDataModule):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(self.count, 0, False, *ranks)
-        return ResumableLoader(GeneratedSequences(self.clips), sampler, 1, collate_fn=_whole)
+        return ResumableLoader(GeneratedSequences(self.clips), sampler, 1, collate_fn=as_it_is)
 
 
 class GeneratedSequences(Dataset[Batch]):
@@ -111,8 +111,3 @@ class GeneratedSequences(Dataset[Batch]):
         # The visible parts of objects do not overlap.
         ids = (planes.byte() * torch.arange(1, planes.shape[-1] + 1, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
         return one_video(row, self.clips.video[row][None], {"mask": ids})
-
-
-def _whole(batch: Batch) -> Batch:
-    """Batches are complete as they come."""
-    return batch

@@ -4,7 +4,7 @@
 * A video transformer sees `together` frames, each repeated to fill one slice of tokens: slice i is the map of frame i.
 * A CNN sees each frame repeated for as long as its temporal stride; the map of a stage is averaged over these repeats.
 
-Frames whose sides are no multiples of a token are continued with copies of their last row and column. Places of the map that
+Frames whose sides are not multiples of a token are continued with copies of their last row and column. Places of the map that
 show nothing else are removed, so the padding is never compared and has no label.
 """
 
@@ -99,7 +99,7 @@ def steps_of(encoder: Any) -> tuple[int, int]:
     """Pixels of a frame's sides and number of frames that an encoder takes multiples of.
 
     Raises:
-        SettingError: if it is no encoder of videos, or has no map of features.
+        SettingError: if it is not an encoder of videos, or has no map of features.
     """
     if isinstance(encoder, VideoCNN):
         return encoder.smallest_clip[1], 2 * encoder.smallest_clip[0]

@@ -219,14 +219,14 @@ def _all_of_the_best(similarity: Tensor, labels: Tensor, settings: PropagationSe
 
 def largest(values: Tensor, k: int) -> "torch.return_types.topk":
     """`values.topk(k)` of long rows, [Q, n], faster: the k largest are in the k blocks with the largest maxima."""
-    whole = values.shape[1] // BLOCK
-    if whole <= 2 * k:
+    count = values.shape[1] // BLOCK
+    if count <= 2 * k:
         return values.topk(k)
-    blocks = values[:, : whole * BLOCK].unflatten(1, (whole, BLOCK))
+    blocks = values[:, : count * BLOCK].unflatten(1, (count, BLOCK))
     chosen = blocks.amax(2).topk(k).indices
     inside = blocks.gather(1, chosen[..., None].expand(-1, -1, BLOCK)).flatten(1)
-    best = torch.cat([inside, values[:, whole * BLOCK :]], 1).topk(k)
+    best = torch.cat([inside, values[:, count * BLOCK :]], 1).topk(k)
     number, rest = best.indices // BLOCK, best.indices % BLOCK
     of_block = chosen.gather(1, number.clamp_max(k - 1)) * BLOCK + rest
-    index = torch.where(number < k, of_block, best.indices + (whole - k) * BLOCK)
+    index = torch.where(number < k, of_block, best.indices + (count - k) * BLOCK)
     return torch.return_types.topk((best.values, index))
