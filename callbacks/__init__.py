@@ -7,6 +7,7 @@ from callbacks.online_knn import OnlineKNN
 from callbacks.online_linear import OnlineLinear
 from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
+from callbacks.propagated import PropagatedVideos
 from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.retrieved import RetrievedPictures
 from callbacks.stream_sheet import StreamSheet
@@ -29,6 +30,7 @@ __all__ = [
     "OnlineLinear",
     "Pictures",
     "ProbeReport",
+    "PropagatedVideos",
     "ResultFile",
     "RetrievedPictures",
     "StreamSheet",

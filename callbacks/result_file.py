@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.reports.classes import write_report
+from callbacks.reports.tables import write_table
 from modules.augment.flips import RandomFlip
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
@@ -34,8 +35,9 @@ class ResultFile(Callback):
 
     Of a classifier, `..._classes.csv` beside it has a row per class: its videos, how many were right, and for which class they
     were taken most often, or its average precision where videos have several. `..._confusion.csv` is the confusion matrix, with
-    a row per true class, and `pictures/..._confusion_<data>_<protocol>.png` its picture. The command line adds this callback,
-    with the protocol `test`, to every `test` that has none.
+    a row per true class, and `pictures/..._confusion_<data>_<protocol>.png` its picture. Of label propagation,
+    `..._sequences.csv` has a row per video. The command line adds this callback, with the protocol `test`, to every `test` that
+    has none.
 
     Args:
         protocol: name of the evaluation, for tables, without the data set.
@@ -53,6 +55,9 @@ class ResultFile(Callback):
         report: ClassReport | None = getattr(pl_module, "class_report", None)
         if written is not None and report is not None:
             write_report(trainer, report, written)
+        if written is not None:
+            for name, table in getattr(pl_module, "test_tables", {}).items():
+                write_table(written.with_name(f"{written.stem}_{name}.csv"), table)
 
 
 def trained_steps(trainer: Trainer) -> int:

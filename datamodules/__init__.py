@@ -9,6 +9,7 @@ from datamodules.generated.boxes import SyntheticBoxes
 from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.generated.repetitions import SyntheticRepetitions
+from datamodules.generated.sequences import SyntheticSequences
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.generated.tasks import SyntheticTasks
 from datamodules.listed import ListedStreams
@@ -18,7 +19,7 @@ from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.audioset import AudioSet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
-from datamodules.sets.davis import DAVIS2016, DAVIS2017
+from datamodules.sets.davis import DAVIS2016, DAVIS2017, DAVIS2016Sequences, DAVIS2017Sequences
 from datamodules.sets.diving48 import Diving48
 from datamodules.sets.drone_air import DroneAir
 from datamodules.sets.epic_kitchens import EpicKitchens100
@@ -27,6 +28,7 @@ from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.sets.finegym import FineGym
 from datamodules.sets.hmdb51 import HMDB51
 from datamodules.sets.jester import Jester
+from datamodules.sets.jhmdb import JHMDBSequences
 from datamodules.sets.kinetics import Kinetics400, Kinetics600, Kinetics700, MiniKinetics
 from datamodules.sets.ntu import NTU60, NTU120, NTUVideos
 from datamodules.sets.ntu_streams import NTUStreams
@@ -38,6 +40,7 @@ from datamodules.sets.ucfrep import UCFRep
 from datamodules.sets.utd_mhad import UTDMHAD
 from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
+from datamodules.sets.vip import VIPSequences
 from datamodules.streamed import StreamedVideos
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
 from datamodules.video.samplers import (
@@ -71,6 +74,8 @@ __all__ = [
     "CachedFeatures",
     "Centre",
     "Charades",
+    "DAVIS2016Sequences",
+    "DAVIS2017Sequences",
     "DecreasingGap",
     "Dense",
     "DiDeMo",
@@ -80,6 +85,7 @@ __all__ = [
     "FeatureSequences",
     "FineGym",
     "FramePair",
+    "JHMDBSequences",
     "Jester",
     "Jittered",
     "Kinetics400",
@@ -111,11 +117,13 @@ __all__ = [
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticRepetitions",
+    "SyntheticSequences",
     "SyntheticSkeleton",
     "SyntheticTasks",
     "Timed",
     "UCFRep",
     "VGGSound",
+    "VIPSequences",
     "VideoFolder",
     "VideoText",
     "Wrapped",

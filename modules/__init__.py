@@ -5,6 +5,7 @@ from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.fusion import FusedClassification
+from modules.downstream.propagation.task import LabelPropagation
 from modules.downstream.retrieval import NearestNeighbours
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.masks.blue_noise import OptimBlueMask
@@ -49,6 +50,7 @@ __all__ = [
     "CropMAE",
     "FusedClassification",
     "Green3D",
+    "LabelPropagation",
     "LocoMotion",
     "MoCo",
     "NearestNeighbours",

@@ -437,6 +437,18 @@ def test_sinkhorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "64 rows of each branch, 30 prototypes" in said
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/propagation.py measures memory as Linux tells it")
+def test_propagation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "propagation.json"
+    small = ["--height=48", "--width=64", "--channels=8", "--rule.context=2", "--rule.radius=3"]
+    run(monkeypatch, "propagation.py", *small, f"--out={out}")
+    result = json.loads(out.read_text())
+    assert result["largest_difference"] < 1e-5
+    assert result["ratio"] == pytest.approx(result["seconds_per_frame"]["plain"] / result["seconds_per_frame"]["ours"])
+    run(monkeypatch, "propagation.py", *small, "--rule.variant=dino", "--plain=false")
+    assert "6 x 8 tokens of 8, dino" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "counting.json"

@@ -41,6 +41,7 @@ OWN_TESTS = (
     "debug/small_stmae",
     "debug/motion_frames",
     "debug/motion_images",
+    "debug/tiny_propagation",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",

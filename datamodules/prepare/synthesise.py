@@ -100,7 +100,7 @@ def _write_captioned(out: Path, stages: list[tuple[Stage, int]], fps: int) -> No
     (out / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
+def write_video(path: Path, video: Tensor, fps: int, crf: int = 16, container: str | None = None) -> None:
     """Write one clip as h264 with a key frame every 16 frames. The same clip always gives the same bytes.
 
     Args:
@@ -108,11 +108,12 @@ def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
         video: uint8 [T, H, W, 3], sides even.
         fps: frames per second.
         crf: quality of the encoder; lower is better, 0 loses only colour resolution.
+        container: format of the file, such as mp4; None takes that of its suffix.
     """
-    with av.open(str(path), "w") as container:
-        options = {"crf": str(crf), "g": "16", "x264-params": SAME_BYTES}
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
+    options = {"crf": str(crf), "g": "16", "x264-params": SAME_BYTES}
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
         for frame in video.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())

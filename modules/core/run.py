@@ -1,7 +1,7 @@
 """Types of a trainer's attributes, and interfaces between data modules and callbacks."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
@@ -48,6 +48,31 @@ class TrainingBank(Protocol):
 
     def tested_in_training(self, stage: str = "test") -> int:
         """Number of test samples (or samples to predict) that are also training samples."""
+
+
+Measure = Literal["objects", "parts", "joints"]
+"""What is carried through a video: the masks of its objects, classes of pixels, or the joints of a body."""
+
+
+@runtime_checkable
+class LabelledSequences(Protocol):
+    """A data module of complete videos in which every frame has labels, for label propagation.
+
+    A batch is one video. Its labels are in `extra`: `mask` uint8 [1, T, H0, W0], or `joints` float64 [1, T, J, 2], x and y in
+    pixels of the files, and `stored` int64 [1, 2], their height and width.
+    """
+
+    @property
+    def measure(self) -> Measure:
+        """What the labels are."""
+
+    @property
+    def sequence_names(self) -> list[str]:
+        """Names of the videos, in the order of `batch.index`."""
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of classes with the background, for parts."""
 
 
 @runtime_checkable
