@@ -16,6 +16,7 @@ clips. Numbers are means over seeds, with the spread (largest minus smallest).
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -32,7 +33,15 @@ from benchmarks.studies.utd_mhad import utd_mhad
 from modules.core.errors import SettingError
 
 if __name__ == "__main__":
-    studies = [smile, sigma, skeleton_contrast, tubelet_contrast, locomotion, order_and_contrast, utd_mhad]
+    studies: list[Callable[..., None]] = [
+        smile,
+        sigma,
+        skeleton_contrast,
+        tubelet_contrast,
+        locomotion,
+        order_and_contrast,
+        utd_mhad,
+    ]
     try:
         auto_cli(studies, as_positional=False)
     except SettingError as error:

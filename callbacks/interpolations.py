@@ -82,7 +82,7 @@ class Interpolations(Callback):
         assert isinstance(method, STMAE | VideoMAE)
         data: Any = run_of(trainer).datamodule
         # A separate loader, which shares no state with those of the run; there is none without validation samples.
-        loader = data.val_dataloader() if hasattr(data, "val_dataloader") else None
+        loader: Any = data.val_dataloader() if hasattr(data, "val_dataloader") else None
         if not hasattr(loader, "read"):
             return
         self._drawn_at = step

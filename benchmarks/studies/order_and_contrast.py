@@ -106,8 +106,8 @@ def generated(pool: int, labelled: int, tests: int, frames: int, side: int, seed
     known, unseen = make_clips(labelled, frames, side, "train", seed), make_clips(tests, frames, side, new, other)
     times = frames * FINER if faster else frames
     shown = ((torch.arange(frames) / (frames - 1)) ** (PACE if faster else 1) * (times - 1)).round().long()
-    own = [make_clips(*one).video[:, shown] for one in ((pool, times, side, "train", seed), (tests, times, side, new, other))]
-    return Data(*own, known.video, known.motion, unseen.video, unseen.motion)
+    own, questions = make_clips(pool, times, side, "train", seed), make_clips(tests, times, side, new, other)
+    return Data(own.video[:, shown], questions.video[:, shown], known.video, known.motion, unseen.video, unseen.motion)
 
 
 @lru_cache(maxsize=1)

@@ -327,9 +327,11 @@ def _changed(original: Callable[[Tensor], Tensor], change: Change, generator: to
 @contextmanager
 def seeing(method: Method, change: Change | None, generator: torch.Generator) -> Iterator[None]:
     """Context in which all encoders of a method see changed clips."""
-    encoders: list[Any] = [part for part in method.modules() if isinstance(part, VideoCNN)] if change is not None else []
-    for one in encoders:
-        one.forward_features = partial(_changed, one.forward_features, change, generator)
+    encoders: list[Any] = []
+    if change is not None:
+        encoders = [part for part in method.modules() if isinstance(part, VideoCNN)]
+        for one in encoders:
+            one.forward_features = partial(_changed, one.forward_features, change, generator)
     try:
         yield
     finally:
@@ -350,7 +352,8 @@ def ask(pretext: Pretext, method: Method, videos: Tensor, size: Size, seed: int,
         how: one of `CHANGES`.
     """
     asked: Any = method.eval()
-    own, shared, found = getattr(asked, "augmentation", None), how == "one crop", []
+    own, shared = getattr(asked, "augmentation", None), how == "one crop"
+    found: list[list[float]] = []
     if shared and isinstance(own, FrameAugmentation):
         asked.augmentation = FrameAugmentation(size.margin)
     for number, part in enumerate(videos.split(QUESTIONS)):

@@ -197,7 +197,7 @@ class Classification(Method):
 
     @property
     def averaging(self) -> VideoViT | None:
-        """The network, if its tokens are averaged before a new LayerNorm in place of its own."""
+        """The network, if its tokens are averaged before a new LayerNorm in place of the last one."""
         network = self.network
         return network if isinstance(network, VideoViT) and not network.pools_class else None
 

@@ -3,14 +3,14 @@
 Papers: Masked Autoencoders As Spatiotemporal Learners (MAE-ST), https://arxiv.org/abs/2205.09113, and Self-supervised learning
 of video representations from a child's perspective, https://arxiv.org/abs/2402.00300, which trains the same method on
 recordings of a head camera. A uniformly random mask hides 90 % of the tokens; the encoder sees the rest after a class token; a
-narrow decoder with positions and a class token of its own predicts the pixels of every hidden token; the loss is the mean
+narrow decoder, with its own positions and class token, predicts the pixels of every hidden token; the loss is the mean
 squared error. Unlike VideoMAE, a hidden token may be visible a slice earlier or later, positions are learned, and pixels are
 not normalised per token. After training, the decoder fills in what another mask hides: `CenterMask` the middle of a clip (the
 callback `Interpolations` draws it), `TemporalMask` its end.
 
 Shapes for ViT-H with patches of 14, at 16 x 224 x 224: 2048 tokens, 204 visible, prediction [B, 1844, 1176].
 
-The defaults are those of the second paper. MAE-ST's own form is a matter of settings: `backbone.learned` joint without a class
+The defaults are those of the second paper. MAE-ST's own form consists of settings: `backbone.learned` joint without a class
 token, or separable with one; `target.normalise`, per token over all channels; `target.frames`, half of the clip's frames.
 Outputs, losses and gradients agree with the official code of both (tests/parity/test_st_mae.py).
 

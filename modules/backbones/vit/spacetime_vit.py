@@ -3,7 +3,7 @@
 Papers: Masked Autoencoders As Spatiotemporal Learners (MAE-ST), https://arxiv.org/abs/2205.09113, and Self-supervised learning
 of video representations from a child's perspective, https://arxiv.org/abs/2402.00300, which uses the same network. It is
 `VideoViT` with three differences: positions are learned, a class token comes first, and biases of keys exist (which change no
-output). Initial weights are those of the official code, where queries, keys and values have matrices of their own.
+output). Initial weights are those of the official code, where queries, keys and values have one matrix each.
 """
 
 from collections.abc import Sequence
@@ -156,7 +156,7 @@ class SpacetimeViT(VideoViT):
 class SpacetimeDecoder(nn.Module):
     """Decoder of MAE-ST. It predicts a vector for every masked token from the encoded visible ones.
 
-    It has positions and a class token of its own, of the encoder's kind. The class token comes first, then visible tokens, then
+    It has its own positions and class token, of the encoder's kind. The class token comes first, then visible tokens, then
     mask tokens; the official code has tokens in the clip's order, which changes no output.
 
     Args:

@@ -76,7 +76,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
     prefix_tokens: int = 0
     """tokens before those of the clip, such as a class token"""
     pools_class: bool = False
-    """whether `forward` returns a class token after the final norm, so that a classifier needs no norm of its own"""
+    """whether `forward` returns a class token after the final norm, so that a classifier needs no further norm"""
 
     def __init__(
         self,
