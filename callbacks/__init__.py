@@ -1,13 +1,13 @@
 """Callbacks that monitor a run: probes, pictures, speed. Only `ModelEMA` changes weights, by averaging them."""
 
 from callbacks.collapse import CollapseAlarm
-from callbacks.interpolations import Interpolations
+from callbacks.films.interpolations import Interpolations
+from callbacks.films.propagated import PropagatedVideos
 from callbacks.neighbours import Neighbours
 from callbacks.online_knn import OnlineKNN
 from callbacks.online_linear import OnlineLinear
 from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
-from callbacks.propagated import PropagatedVideos
 from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.retrieved import RetrievedPictures
 from callbacks.stream_sheet import StreamSheet

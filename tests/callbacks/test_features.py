@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks import (
     BestOnTest,
     CollapseAlarm,
+    Interpolations,
     LastCheckpoint,
     Neighbours,
     NonFiniteGuard,
@@ -21,6 +22,7 @@ from callbacks import (
     OnlineLinear,
     Pictures,
     ProbeReport,
+    PropagatedVideos,
     ResultFile,
     RetrievedPictures,
     StreamSheet,
@@ -46,7 +48,7 @@ class Modes(lightning.Callback):
 def all_callbacks() -> list[lightning.Callback]:
     probes = [OnlineKNN(k=3), OnlineLinear(), ProbeReport(k=3), CollapseAlarm()]
     probes += [Neighbours(every_n_epochs=1, k=2), ResultFile("a"), BestOnTest("a", "val/loss"), RetrievedPictures()]
-    shown = [Pictures(every_n_steps=1), StreamSheet()]
+    shown = [Pictures(every_n_steps=1), StreamSheet(), Interpolations(every_n_steps=1), PropagatedVideos()]
     return [*probes, *shown, Throughput(every_n_steps=1), NonFiniteGuard(), LastCheckpoint()]
 
 
@@ -68,7 +70,7 @@ def test_callbacks_change_no_weight_no_mode_and_no_random_number(tmp_path: Path,
     assert modes_before == modes_after
     assert {True, False} == set(modes_after[-1])
     assert torch.equal(random, watched_random)
-    assert len(list((tmp_path / "13" / "pictures").iterdir())) > 6
+    assert len(list((tmp_path / "15" / "pictures").iterdir())) > 6
 
 
 def test_every_callback_is_under_that_test() -> None:

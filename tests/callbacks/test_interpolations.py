@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import Interpolations
-from callbacks.interpolations import interpolated
+from callbacks.films.interpolations import interpolated
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.core.errors import SettingError
 from modules.layers.targets import InputPixelTarget, PixelTarget

@@ -17,7 +17,7 @@ from scipy.io import savemat
 from torch import Tensor
 
 from benchmarks.propagation import plain_propagate
-from callbacks.propagated import PropagatedVideos
+from callbacks.films.propagated import PropagatedVideos
 from callbacks.result_file import ResultFile
 from datamodules import DAVIS2016Sequences, DAVIS2017Sequences, JHMDBSequences, SyntheticSequences, VIPSequences
 from datamodules.sequences import FrameSize, LabelledSequenceData

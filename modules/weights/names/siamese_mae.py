@@ -28,8 +28,11 @@ def is_ours(weights: dict[str, Tensor]) -> bool:
 
 
 def has_mae_decoder(weights: dict[str, Tensor]) -> bool:
-    """Whether an official file contains an image encoder with a decoder, also that of MAE (https://arxiv.org/abs/2111.06377)."""
-    return {"mask_token", "decoder_embed.weight"} <= weights.keys()
+    """Whether an official file contains an image encoder with a decoder, also that of MAE (https://arxiv.org/abs/2111.06377).
+
+    The queries of MAE-ST, which has the same names otherwise, have a matrix for themselves.
+    """
+    return {"mask_token", "decoder_embed.weight", "blocks.0.attn.qkv.weight"} <= weights.keys()
 
 
 def without_decoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:

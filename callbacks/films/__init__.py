@@ -1,0 +1,1 @@
+"""Callbacks that draw films: interpolated clips, propagated labels."""
