@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.crops import Crop, MultiScale, Shared
 from datamodules.video.samplers import Dense, OrderedClips, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
@@ -82,6 +83,8 @@ class Case:
     """Clips per video or recording."""
     ordered: bool = False
     """Whether these clips must be in order."""
+    same_crop: bool = False
+    """Whether they must have the same crop."""
     skeletons: bool = False
     """Whether it uses skeleton recordings instead of videos."""
     frames: int = FRAMES
@@ -93,6 +96,11 @@ class Case:
     def sampler(self) -> Sampler:
         """Which frames of a video the clips have."""
         return OrderedClips(gap=1) if self.ordered else Dense(1)
+
+    @property
+    def crop(self) -> Crop:
+        """What of the frames the clips have."""
+        return Shared() if self.same_crop else MultiScale()
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch for the method."""
@@ -183,6 +191,7 @@ METHODS = [
         "siammae.yaml",
         clips=2,
         ordered=True,
+        same_crop=True,
     ),
     # The classes of the generated motion have sides, so clips are only mirrored if this is set.
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),

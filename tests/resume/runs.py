@@ -217,7 +217,12 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
         return SyntheticSkeleton(parts, batch_size, LoadSettings(run.workers), train_clips=TRAIN, val_clips=VAL)
     # Methods with several clips per video do not use copies of them.
     clip = ClipSettings(
-        frames=case.frames, sampler=case.sampler, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
+        frames=case.frames,
+        sampler=case.sampler,
+        size=SIDE,
+        crop=case.crop,
+        clips=case.clips,
+        repeat=run.repeat if case.clips == 1 else 1,
     )
     return VideoFolder(
         str(run.videos), clip=clip, batch_size=batch_size, reading=ReadSettings(run.workers, max_bad_fraction=1.0)
