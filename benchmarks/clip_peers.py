@@ -8,6 +8,7 @@ torchvision's functions are applied. Do not make the peers faster or slower, bec
 import copy
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,18 +45,18 @@ def planes(clip: Tensor) -> Tensor:
     return clip.permute(3, 0, 1, 2).float() / 255
 
 
-class PlainPeer(nn.Module):
+class PlainPeer(nn.Module, ABC):
     """A method with its networks, its random numbers and its optimiser."""
 
     optimiser: torch.optim.Optimizer
 
+    @abstractmethod
     def draw(self, count: int) -> Any:
         """Random numbers for `count` videos."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, video: Tensor, drawn: Any) -> Tensor:
         """Loss of a batch: uint8 [B, V, T, H, W, 3]."""
-        raise NotImplementedError
 
     def step(self, video: Tensor) -> None:
         """A training step."""
