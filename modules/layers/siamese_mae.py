@@ -16,7 +16,7 @@ from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_tokens, patchify
 from modules.layers.drawing import BORROWED, hide_tokens, replace_tokens
-from modules.layers.targets import constant_loss
+from modules.layers.targets import InputPixelTarget, constant_loss
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import ScheduleSettings
 from modules.weights.files import read_checkpoint
@@ -224,11 +224,7 @@ def patch_target(images: Tensor, grid: Grid, normalise: bool) -> Tensor:
     Returns:
         float32 [F, N, 3 * P]
     """
-    values = patch_values(images, grid)
-    if not normalise:
-        return values
-    mean, std = statistics(values)
-    return (values - mean) / std
+    return InputPixelTarget(normalise)(images[:, :, None], grid)
 
 
 def restored(values: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
