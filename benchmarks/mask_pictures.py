@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.masks import generators
 from modules.core.tokens import Grid
-from modules.layers.drawing import hide_tokens
+from modules.layers.drawing.clips import hide_tokens
 from modules.masks.base import MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste

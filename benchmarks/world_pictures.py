@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from callbacks.pictures import gif, png
 from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.layers.stream_sheet import film, sheet
+from modules.layers.drawing.sheet import film, sheet
 from modules.scenes.senses import GeneratedSensor, GeneratedSound
 from modules.scenes.streams import WorldStreams
 from modules.scenes.world import WorldSettings

@@ -11,9 +11,9 @@ from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
 from modules.core.errors import check_positive
 from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest
-from modules.layers.skeleton_drawing import draw_skeletons
-from modules.layers.stream_drawing import shortened, wrap, write
-from modules.layers.stream_sheet import tile
+from modules.layers.drawing.sheet import tile
+from modules.layers.drawing.skeletons import draw_skeletons
+from modules.layers.drawing.streams import shortened, wrap, write
 from modules.training.method import Method
 
 FRAME = 4

@@ -17,9 +17,9 @@ from modules.core.errors import check_positive
 from modules.core.randomness import device_generator
 from modules.core.run import run_of
 from modules.core.undocumented import write_image
-from modules.layers.before_after import below, beside, pick
-from modules.layers.drawing import caption_band
-from modules.layers.skeleton_drawing import draw_skeletons
+from modules.layers.drawing.before_after import below, beside, pick
+from modules.layers.drawing.clips import caption_band
+from modules.layers.drawing.skeletons import draw_skeletons
 from modules.training.method import VAL_STREAM, Method
 from modules.training.sharding import is_sharded
 

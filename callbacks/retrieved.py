@@ -13,7 +13,7 @@ from callbacks.neighbours import OTHER, QUERY, SAME, draw, framed, named
 from callbacks.pictures import write_film
 from modules.core.errors import check_positive
 from modules.downstream.video_text_retrieval import Retrieved, VideoTextRetrieval
-from modules.layers.drawing import caption_band
+from modules.layers.drawing.clips import caption_band
 
 LINE_WIDTH, LINE = 480, 20
 OWN_LINES, SPACE = 2, 10

@@ -11,7 +11,7 @@ from callbacks.pictures import gif, png, write_picture
 from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.core.run import run_of
-from modules.layers.stream_sheet import film, sheet
+from modules.layers.drawing.sheet import film, sheet
 
 
 class StreamSheet(Callback):

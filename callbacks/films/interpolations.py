@@ -10,8 +10,8 @@ from callbacks.pictures import enlarge, gif, png, write_picture
 from modules.core.device import evaluating
 from modules.core.errors import SettingError, check_positive
 from modules.core.run import run_of
-from modules.layers.before_after import below, beside, pick
-from modules.layers.drawing import hide_tokens
+from modules.layers.drawing.before_after import below, beside, pick
+from modules.layers.drawing.clips import hide_tokens
 from modules.layers.interpolation import Guesses, filled, guesses, hidden_error
 from modules.layers.targets import PixelTarget
 from modules.masks.clip import CenterMask

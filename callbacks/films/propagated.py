@@ -16,7 +16,7 @@ from modules.core.errors import check_positive
 from modules.core.files import write_whole
 from modules.core.run import run_of
 from modules.downstream.propagation.drawing import Propagated
-from modules.layers.drawing import caption_band
+from modules.layers.drawing.clips import caption_band
 
 FPS = 12
 WIDEST, NARROWEST = 240, 96

@@ -11,7 +11,7 @@ from callbacks.pictures import write_film
 from callbacks.reports.tables import columns_of, write_table
 from modules.core.output import Columns
 from modules.downstream.metrics.classes import ClassReport
-from modules.layers.stream_drawing import LINE, font, shortened, to_tensor, width_of
+from modules.layers.drawing.streams import LINE, font, shortened, to_tensor, width_of
 
 SIDE, SMALLEST, LARGEST = 660, 2, 44
 """Target side of a matrix in pixels, within the limits of the cell size."""

@@ -42,8 +42,8 @@ from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, LabelSettings
 from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
+from modules.layers.drawing.skeletons import draw_skeletons
 from modules.layers.heads import Standardised, linear_in_float32
-from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
 from modules.weights.files import Checkpoint, read_checkpoint

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from modules.core.tokens import Grid, gather_tokens, patchify
-from modules.layers.drawing import replace_tokens
+from modules.layers.drawing.clips import replace_tokens
 from modules.masks.base import Mask
 
 

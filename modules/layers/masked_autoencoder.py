@@ -10,7 +10,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
-from modules.layers.drawing import BORROWED, masked_pictures
+from modules.layers.drawing.clips import BORROWED, masked_pictures
 from modules.layers.targets import PixelTarget, Target
 from modules.masks.base import Mask, MaskGenerator
 from modules.training.method import Method

@@ -15,7 +15,7 @@ from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_tokens, patchify
-from modules.layers.drawing import BORROWED, hide_tokens, replace_tokens
+from modules.layers.drawing.clips import BORROWED, hide_tokens, replace_tokens
 from modules.layers.targets import InputPixelTarget, constant_loss
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import ScheduleSettings

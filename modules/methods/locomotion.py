@@ -50,7 +50,7 @@ from modules.core.output import StepOutput
 from modules.core.randomness import worker_rng
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
-from modules.layers.drawing import captioned
+from modules.layers.drawing.clips import captioned
 from modules.layers.heads import linear_in_float32
 from modules.losses.video_text import (
     GatherGradient,

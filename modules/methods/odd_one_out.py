@@ -51,7 +51,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_range, check_whole
 from modules.core.output import StepOutput
-from modules.layers.drawing import captioned_pieces, mark_frames
+from modules.layers.drawing.clips import captioned_pieces, mark_frames
 from modules.layers.heads import linear_in_float32
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings, SGDSettings

@@ -52,7 +52,7 @@ from modules.core.batch import Batch
 from modules.core.device import constant
 from modules.core.errors import check_whole
 from modules.core.output import StepOutput
-from modules.layers.drawing import captioned_pieces, mark_frames
+from modules.layers.drawing.clips import captioned_pieces, mark_frames
 from modules.layers.tuple_head import TupleHead
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings, SGDSettings

@@ -41,7 +41,7 @@ from modules.core.batch import Batch
 from modules.core.device import constant
 from modules.core.errors import SettingError, check_range, check_whole
 from modules.core.output import StepOutput
-from modules.layers.drawing import captioned, to_uint8
+from modules.layers.drawing.clips import captioned, to_uint8
 from modules.layers.playback import SPATIAL, ClipDecoder, RateHead
 from modules.training.method import Method
 from modules.training.optim import SGDSettings

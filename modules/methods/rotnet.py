@@ -22,7 +22,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.output import StepOutput
-from modules.layers.drawing import captioned
+from modules.layers.drawing.clips import captioned
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings, SGDSettings
 

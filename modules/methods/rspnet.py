@@ -48,7 +48,7 @@ from modules.core.output import StepOutput
 from modules.core.randomness import device_generator, host_generator
 from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.contrast.speed_contrast import SpeedContrast
-from modules.layers.drawing import framed
+from modules.layers.drawing.clips import framed
 from modules.training.method import Method
 from modules.training.optim import SGDSettings
 

@@ -45,7 +45,7 @@ from modules.core.device import constant
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
-from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
+from modules.layers.drawing.clips import hide_tokens, replace_tokens, similarity_map
 from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import Target
 from modules.losses.contrast import unit_rows

@@ -29,7 +29,7 @@ from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.skeleton_drawing import draw_skeletons
+from modules.layers.drawing.skeletons import draw_skeletons
 from modules.losses.contrast import Contrast
 from modules.training.method import Method
 from modules.training.optim import SGDSettings

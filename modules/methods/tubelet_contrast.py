@@ -31,7 +31,7 @@ from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator, host_generator
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.drawing import outline
+from modules.layers.drawing.clips import outline
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
 from modules.training.method import Method
 from modules.training.optim import SGDSettings

@@ -39,7 +39,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Kind
 from modules.core.errors import SettingError, check_range, check_whole
 from modules.core.output import StepOutput
-from modules.layers.drawing import draw_places, to_uint8
+from modules.layers.drawing.clips import draw_places, to_uint8
 from modules.layers.tuple_head import TupleHead
 from modules.training.method import Method
 from modules.training.optim import SGDSettings

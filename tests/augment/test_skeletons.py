@@ -6,7 +6,7 @@ from torch import Tensor
 
 from modules.augment.skeletons import SkeletonAugmentation, SkeletonDraws, joint_matrices, transform_joints
 from modules.core.errors import SettingError
-from modules.layers.skeleton_drawing import draw_skeletons
+from modules.layers.drawing.skeletons import draw_skeletons
 
 CLIPS = 400
 MATRICES = torch.eye(3).expand(2, 3, 3)

@@ -18,7 +18,7 @@ from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings, average_precisions
 from modules.downstream.metrics.classes import ClassReport, class_names, report_several, report_single
 from modules.downstream.retrieval import NearestNeighbours
-from modules.layers.stream_drawing import shortened, width_of
+from modules.layers.drawing.streams import shortened, width_of
 from tests.callbacks.runs import make_trainer
 from tests.downstream.test_retrieval import Flat
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_vit

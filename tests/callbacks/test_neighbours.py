@@ -16,9 +16,9 @@ from callbacks.pictures import VISIBLE_SIDE
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
 from modules.core.batch import Batch, Stream
-from modules.layers.stream_drawing import LINE, shortened, write
-from modules.layers.stream_sheet import TILE as SHEET_TILE
-from modules.layers.stream_sheet import tile
+from modules.layers.drawing.sheet import TILE as SHEET_TILE
+from modules.layers.drawing.sheet import tile
+from modules.layers.drawing.streams import LINE, shortened, write
 from tests.callbacks.runs import Pixels, data, fit
 from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 

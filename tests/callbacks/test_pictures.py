@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import Pictures
 from callbacks.pictures import GAP, NEAR, PLAIN, VISIBLE_SIDE, enlarge, film_strip, gif, png
-from modules.layers.before_after import BETWEEN, below, beside
-from modules.layers.drawing import BAND, BORROWED
+from modules.layers.drawing.before_after import BETWEEN, below, beside
+from modules.layers.drawing.clips import BAND, BORROWED
 from modules.layers.targets import PixelTarget
 from tests.callbacks.runs import Oracle, StopAfter, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, METHODS, SIDE, Case

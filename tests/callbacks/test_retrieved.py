@@ -12,7 +12,7 @@ from callbacks import RetrievedPictures
 from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw
 from callbacks.retrieved import OWN_LINES, SPACE
 from modules.downstream.video_text_retrieval import RerankSettings, Retrieved
-from modules.layers.stream_drawing import LINE
+from modules.layers.drawing.streams import LINE
 from tests.callbacks.runs import make_trainer
 from tests.downstream.test_video_text_retrieval import motion, tiny
 from tests.registry import SIDE

@@ -18,7 +18,7 @@ from datamodules.loading.loader import ResumableLoader
 from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from modules.core.undocumented import FitCounts
-from modules.layers.stream_sheet import film, sheet
+from modules.layers.drawing.sheet import film, sheet
 from tests.callbacks.runs import STEPS, StopAfter, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, METHODS
 

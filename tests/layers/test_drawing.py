@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.drawing import OUTLINE_COLOURS, box_corners, outline
+from modules.layers.drawing.clips import OUTLINE_COLOURS, box_corners, outline
 
 SIDE = 64
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.stream_drawing import (
+from modules.layers.drawing.streams import (
     CURVE_COLOURS,
     NOT_MEASURED,
     OBJECT_COLOURS,

@@ -18,7 +18,7 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.drawing import caption_band
+from modules.layers.drawing.clips import caption_band
 from modules.losses.video_text import TextContrastSettings
 from modules.methods.locomotion import LocoMotion, LossSettings
 from modules.motion.appearance import ObjectBank

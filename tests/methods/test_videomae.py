@@ -10,7 +10,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
-from modules.layers.drawing import HIDDEN_GREY
+from modules.layers.drawing.clips import HIDDEN_GREY
 from modules.layers.targets import PixelTarget
 from modules.masks.base import Mask, MaskGenerator
 from modules.masks.noise import Green3D

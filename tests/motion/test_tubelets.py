@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.layers.drawing import box_corners, outline
+from modules.layers.drawing.clips import box_corners, outline
 from modules.motion.render import inverse_affine
 from modules.motion.trajectory import Motion, draw_key_frames
 from modules.motion.tubelets import (

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.utils import draw_keypoints
 
 from modules.core.run import Measure
-from modules.layers.drawing import OUTLINE_COLOURS
+from modules.layers.drawing.clips import OUTLINE_COLOURS
 
 COLOURS = torch.tensor([*OUTLINE_COLOURS, (0, 114, 178), (213, 94, 0), (240, 228, 66), (220, 220, 220)], dtype=torch.uint8)
 """Colours of labels 1, 2 and so on, in turns."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from modules.core.batch import Batch, Stream, Text
 from modules.core.errors import SettingError
-from modules.layers.skeleton_drawing import draw_skeletons
-from modules.layers.stream_drawing import HATCH, OBJECT_COLOURS
-from modules.layers.stream_sheet import CURSOR, GAP, MARGIN, STRIP, TILE, film, sheet
+from modules.layers.drawing.sheet import CURSOR, GAP, MARGIN, STRIP, TILE, film, sheet
+from modules.layers.drawing.skeletons import draw_skeletons
+from modules.layers.drawing.streams import HATCH, OBJECT_COLOURS
 
 FRAMES, SIDE, SAMPLES, VIEWS = 5, 32, 2, 2
 START, END = 2.0, 4.0

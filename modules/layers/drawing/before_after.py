@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.layers.drawing import caption_band
+from modules.layers.drawing.clips import caption_band
 
 GAP = 2
 BETWEEN = 10

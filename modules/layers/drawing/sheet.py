@@ -15,8 +15,8 @@ from torch import Tensor
 
 from modules.core.batch import SEQUENCE_AXIS, Batch, Kind, Stream, Text
 from modules.core.errors import SettingError
-from modules.layers.skeleton_drawing import draw_skeletons
-from modules.layers.stream_drawing import (
+from modules.layers.drawing.skeletons import draw_skeletons
+from modules.layers.drawing.streams import (
     DECIBELS,
     LINE,
     OCTAVES,

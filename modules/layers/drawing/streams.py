@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from modules.layers.drawing import OUTLINE_COLOURS, box_corners, outline
+from modules.layers.drawing.clips import OUTLINE_COLOURS, box_corners, outline
 
 OBJECT_COLOURS = (*OUTLINE_COLOURS, (240, 228, 66), (0, 114, 178), (213, 94, 0), (255, 255, 255))
 """One colour per object, repeated from the ninth object on; starts with the outline colours."""
