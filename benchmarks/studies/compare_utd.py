@@ -66,6 +66,13 @@ def clips_of(root: Path, out: Path, frames: int = FRAMES, side: int = SIDE, benc
     return content
 
 
+def grey(depth: Tensor) -> Tensor:
+    """Millimetres uint16 [N, L, S, S, 1] -> grey values uint8 [N, L, S, S, 3]; far is bright, 0 is not measured."""
+    far = depth.float()
+    share = torch.where(far > 0, ((far - NEAR) / (FAR - NEAR)).clamp(0, 1), 0)
+    return (255 * share).round().byte().expand(*depth.shape[:-1], 3).contiguous()
+
+
 def few(label: Tensor, share: float, seed: int = 0) -> Tensor:
     """Rows of a share of the samples, as many of each class as can be, or one more.
 

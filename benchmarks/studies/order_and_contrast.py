@@ -15,12 +15,10 @@ video; subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test. Settings were chosen with 
 (subjects 1, 3, 5 against 7) in place of test videos.
 """
 
-import multiprocessing
 import time
 from collections.abc import Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,13 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.studies import order_tasks
-from benchmarks.studies.compare_utd import FAR, NEAR, clips_of
+from benchmarks.studies.compare_utd import clips_of, grey
 from benchmarks.studies.harness import Row, random_rows, table, train
+from benchmarks.studies.jobs import finish, run_all, save
 from benchmarks.studies.order_tasks import EACH_WAY, EVERY, PRETEXTS, SIDE, Size, ask, batch_of, encoder
 from datamodules.sets.utd_mhad import ACTIONS
 from modules.backbones.cnn.base import VideoCNN
 from modules.core.errors import SettingError, check_positive, check_range
-from modules.core.files import read_json, sha256, write_json, write_whole
+from modules.core.files import read_json, sha256
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy
 from modules.scenes.classes import MOTION_CLASSES, Split
 from modules.scenes.objects import make_clips
@@ -80,8 +79,18 @@ class Job(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where its result is."""
+        """See `jobs.Job`."""
         return self.out / self.world / self.key / f"seed{self.seed}.json"
+
+    @property
+    def name(self) -> str:
+        """See `jobs.Job`."""
+        return f"{self.world}, {TITLES[self.key]}, seed {self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `jobs.Job`."""
+        return asdict(self.size) | {"calibrate": self.calibrate, "tasks": sha256(Path(order_tasks.__file__))}
 
 
 # --- Data ---
@@ -116,13 +125,6 @@ def recorded(path: Path) -> Data:
     clips = torch.load(path, weights_only=True)
     known, new = (grey(clips[name]) for name in ("train", "test"))
     return Data(known, new, known, clips["train_label"], new, clips["test_label"])
-
-
-def grey(depth: Tensor) -> Tensor:
-    """Millimetres uint16 [N, L, S, S, 1] -> grey values uint8 [N, L, S, S, 3]; far is bright, 0 is not measured."""
-    far = depth.float()
-    share = torch.where(far > 0, ((far - NEAR) / (FAR - NEAR)).clamp(0, 1), 0)
-    return (255 * share).round().byte().expand(*depth.shape[:-1], 3).contiguous()
 
 
 def data_of(job: Job) -> Data:
@@ -203,7 +205,7 @@ def run(job: Job) -> None:
     if job.world == "utd":
         size = replace(size, steps=size.recorded_steps)
     start, data = time.perf_counter(), data_of(job)
-    content: dict[str, Any] = {"settings": settings_of(job)}
+    content: dict[str, Any] = {}
     if job.key == "difference":
         known, new = (frame_difference(shown(videos, size), side=RAW_SIDE) for videos in (data.train, data.test))
     else:
@@ -214,25 +216,7 @@ def run(job: Job) -> None:
             content |= pretrain(job.key, backbone, data, size, seed)
         known, new = (features(backbone, videos, size) for videos in (data.train, data.test))
     content |= {"probe": probe(known, new, data), "videos": [len(data.pool), len(data.train), len(data.test)]}
-    content["seconds"] = round(time.perf_counter() - start, 1)
-    write_whole(job.path, partial(write_json, content=content))
-
-
-def settings_of(job: Job) -> dict[str, Any]:
-    """What a result depends on."""
-    return asdict(job.size) | {"calibrate": job.calibrate, "tasks": sha256(Path(order_tasks.__file__))}
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is a result.
-
-    Raises:
-        SettingError: if it has other settings.
-    """
-    before = read_json(job.path)
-    if before and before.get("settings") != settings_of(job):
-        raise SettingError(f"{job.path} was made with other settings; pass another --out, or remove it.")
-    return bool(before)
+    save(job, content, start)
 
 
 def all_jobs(
@@ -285,14 +269,6 @@ def tables_of(jobs: list[Job]) -> str:
 # --- Command ---
 
 
-def workers(processes: int) -> Executor:
-    """Processes with one thread each, or with 0 a thread of this process."""
-    if processes == 0:
-        return ThreadPoolExecutor(1)
-    # Threads of torch may hang in a fork.
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
-
-
 def order_and_contrast(
     out: Path = Path("runs/order_and_contrast"),
     utd: Path | None = None,
@@ -320,7 +296,6 @@ def order_and_contrast(
     check_range("order_and_contrast", 0, processes=processes)
     if unknown := sorted(set(rows or []) - TITLES.keys()):
         raise SettingError(f"--rows names {', '.join(unknown)}; choose from {', '.join(TITLES)}.")
-    start = time.perf_counter()
     worlds: dict[World, Path | None] = {"generated": None}
     if utd is not None:
         benchmark = "xsub_settings" if calibrate else "xsub"
@@ -328,20 +303,5 @@ def order_and_contrast(
         clips_of(utd, decoded, size.frames, SIDE + size.margin, benchmark)
     numbers = range(CALIBRATION_SEED, CALIBRATION_SEED + seeds) if calibrate else range(seeds)
     jobs = all_jobs(size, worlds, [key for key in TITLES if rows is None or key in rows], numbers, calibrate, out)
-    todo = [job for job in jobs if not is_done(job)]
-    failed = []
-    with workers(processes) as pool:
-        running = {pool.submit(run, job): job for job in todo}
-        for done in as_completed(running):
-            job, error = running[done], done.exception()
-            failed += [str(job.path)] if error is not None else []
-            said = f"failed: {type(error).__name__}: {error}" if error is not None else "done"
-            minutes = (time.perf_counter() - start) / 60
-            print(f"{job.world}, {TITLES[job.key]}, seed {job.seed}: {said} ({minutes:.0f} min)", flush=True)
-    text = tables_of(jobs)
-    write_whole(out / "tables.md", lambda part: part.write_text(text))
-    print(text)
-    seconds = sum(read_json(job.path).get("seconds", 0) for job in jobs)
-    print(f"{seeds} seeds, {seconds / 60:.0f} minutes of one core; mean, spread (largest minus smallest) in brackets")
-    if failed:
-        raise SettingError(f"{'; '.join(failed)} failed; see the messages above, then run the same command to go on.")
+    failed = run_all(jobs, run, processes)
+    finish(tables_of(jobs), out, jobs, seeds, failed)

@@ -1,0 +1,162 @@
+"""Networks, methods and trials of the study `prediction`: targets, masks, rates, and what each pretext is asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.studies.masked import encoder
+from benchmarks.studies.sigma import Size as SigmaSize
+from benchmarks.studies.sigma import sigma_mlp
+from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.video_vit import VideoViT
+from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.core.tokens import Grid, gather_rounds, patchify
+from modules.layers.targets import PixelTarget
+from modules.masks.base import MaskGenerator
+from modules.masks.clip import TemporalMask
+from modules.masks.noise import Green3D
+from modules.masks.tokens import RandomMask, TubeMask
+from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.videomae import VideoMAE
+from modules.motion.appearance import ObjectBank
+from modules.motion.trajectory import Motion
+from modules.training.method import Method
+
+SCALES = (64.0, 96.0, 128.0)
+"""Sizes of SMILE's objects, as in the study `smile`, in pixels of a 224-pixel picture."""
+
+
+@dataclass
+class Size(SigmaSize):
+    """Networks, clips and budget.
+
+    Args:
+        recorded_frames: frames of a clip of a recording.
+        recorded_steps: optimiser steps on recordings.
+        margin: pixels by which decoded recordings are larger than the clips, which are random crops of them.
+        momentum: momentum of V-JEPA's target encoder.
+        long_videos: long videos that train LV-MAE and its probe.
+        long_tests: unseen long videos.
+        long_steps: optimiser steps of LV-MAE.
+        long_batch: long videos per step.
+        long_lr: peak learning rate of LV-MAE.
+    """
+
+    steps: int = 600
+    batch: int = 32
+    pool: int = 4096
+    probe_clips: int = 2048
+    test_clips: int = 1024
+    recorded_frames: int = 16
+    recorded_steps: int = 300
+    margin: int = 2
+    momentum: float = 0.99
+    long_videos: int = 768
+    long_tests: int = 384
+    long_steps: int = 600
+    long_batch: int = 64
+    long_lr: float = 1e-3
+
+
+class DifferenceTarget(PixelTarget):
+    """The difference of each pixel from the frame before, in units of the range of pixels; 0 in the first frame.
+
+    Args:
+        normalise: normalise each cube by its own statistics.
+    """
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`."""
+        moved = clip.float().diff(dim=1, prepend=clip[:, :1].float()) / 255
+        return self._values(gather_rounds(patchify(moved.permute(0, 4, 1, 2, 3), grid), places), 1)
+
+
+class DeviationTarget(PixelTarget):
+    """The difference of each pixel from its mean over the clip, in units of the range of pixels: what does not move is 0.
+
+    Args:
+        normalise: normalise each cube by its own statistics.
+    """
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`."""
+        rest = (clip.float() - clip.float().mean(1, keepdim=True)) / 255
+        return self._values(gather_rounds(patchify(rest.permute(0, 4, 1, 2, 3), grid), places), 1)
+
+
+Teacher = Callable[[], VideoViT]
+"""Returns the supervised network of the same kind of data and seed."""
+Build = Callable[[Size, int, Teacher], Method]
+"""Builds a method with the seed's initial weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A trained row."""
+
+    title: str
+    build: Build
+    rate: float = 1.0
+    """factor of the learning rate"""
+    length: float = 1.0
+    """factor of the steps"""
+    measures: dict[str, tuple[str, float | str]] = field(default_factory=dict)
+    """what a step logs: the name of its row in the table, and its value by chance, or the name of the log that has it"""
+
+
+ERROR: dict[str, tuple[str, float | str]] = {"loss": ("error of hidden cubes", "constant_loss")}
+
+
+def pixels(target: PixelTarget, mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Method:
+    """VideoMAE with any target of pixels and any mask."""
+    return VideoMAE(encoder(size, seed), target, mask, decoder=DecoderSettings(1))
+
+
+def sigma(mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Method:
+    """SIGMA with an MLP that is trained jointly."""
+    return sigma_mlp(size, seed, mask)
+
+
+def smile(ratio: float, size: Size, seed: int, teacher: Teacher) -> Method:
+    """SMILE with plain pixels and one object pasted into each clip."""
+    paste = PasteSettings(ObjectBank(side=size.side), 1, Motion(scales=SCALES, whole_pixels=False))
+    plain, mask = PixelTarget(normalise=False), TubeMask(ratio)
+    return SMILE(encoder(size, seed), plain, mask, paste, masks_per_clip=1, decoder=DecoderSettings(1))
+
+
+NORMALISED, PLAIN = PixelTarget(normalise=True), PixelTarget(normalise=False)
+DIFFERENCES, DEVIATIONS = DifferenceTarget(normalise=False), DeviationTarget(normalise=False)
+HALF = TubeMask(0.5)
+SLOW = 0.25
+"""Factor of the rate of methods with learned targets: at the rate of pixels, SIGMA's branches may never agree."""
+
+RECIPES = {
+    "videomae": Recipe("VideoMAE", partial(pixels, NORMALISED, HALF), measures=ERROR),
+    "smile": Recipe("SMILE, pixels", partial(smile, 0.5), measures=ERROR),
+    "sigma": Recipe("SIGMA-MLP", partial(sigma, HALF), SLOW),
+}
+"""Trained rows of the main table, except the supervised network."""
+
+TRIALS = {
+    "normalised": replace(RECIPES["videomae"], title="normalised pixels, tubes 0.5"),
+    "normalised_75": Recipe("normalised pixels, tubes 0.75", partial(pixels, NORMALISED, TubeMask(0.75))),
+    "normalised_90": Recipe("normalised pixels, tubes 0.9", partial(pixels, NORMALISED, TubeMask(0.9))),
+    "plain": Recipe("plain pixels, tubes 0.5", partial(pixels, PLAIN, HALF)),
+    "differences": Recipe("differences of frames, tubes 0.5", partial(pixels, DIFFERENCES, HALF)),
+    "deviations": Recipe("deviations from the clip's mean, tubes 0.5", partial(pixels, DEVIATIONS, HALF)),
+    "differences_75": Recipe("differences of frames, tubes 0.75", partial(pixels, DIFFERENCES, TubeMask(0.75))),
+    "differences_random": Recipe("differences of frames, random 0.5", partial(pixels, DIFFERENCES, RandomMask(0.5))),
+    "differences_green": Recipe("differences of frames, Green3D 0.5", partial(pixels, DIFFERENCES, Green3D(0.5))),
+    "differences_late": Recipe("differences of frames, second half hidden", partial(pixels, DIFFERENCES, TemporalMask(0.5))),
+    "differences_slow": Recipe("differences of frames, tubes 0.5, rate / 4", partial(pixels, DIFFERENCES, HALF), SLOW),
+    "differences_long": Recipe("differences of frames, tubes 0.5, 3 x steps", partial(pixels, DIFFERENCES, HALF), 1.0, 3.0),
+    "sigma": replace(RECIPES["sigma"], title="SIGMA-MLP, tubes 0.5"),
+    "sigma_75": Recipe("SIGMA-MLP, tubes 0.75", partial(sigma, TubeMask(0.75)), SLOW),
+    "sigma_fast": Recipe("SIGMA-MLP, tubes 0.5, rate x 4", partial(sigma, HALF)),
+}
+"""The search on the training subjects of UTD-MHAD."""
