@@ -11,11 +11,13 @@ from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.clip import CenterMask, TemporalMask, UniformMask
 from modules.masks.noise import Green3D, NoiseMask
+from modules.masks.sequences import ImportantSteps, RandomSteps
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
+from modules.methods.lvmae import LVMAE
 from modules.methods.moco import MoCo
 from modules.methods.odd_one_out import OddOneOut
 from modules.methods.opn import OPN
@@ -35,6 +37,7 @@ from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, Ste
 
 __all__ = [
     "CVRL",
+    "LVMAE",
     "OPN",
     "PRP",
     "SIGMA",
@@ -50,6 +53,7 @@ __all__ = [
     "CropMAE",
     "FusedClassification",
     "Green3D",
+    "ImportantSteps",
     "LabelPropagation",
     "LocoMotion",
     "MoCo",
@@ -59,6 +63,7 @@ __all__ = [
     "OptimBlueMask",
     "RSPNet",
     "RandomMask",
+    "RandomSteps",
     "RepetitionCounting",
     "RotNet",
     "RunningCellMask",

@@ -11,6 +11,7 @@ from modules.backbones.cnn.s3d import S3D, S3DG
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
@@ -35,6 +36,7 @@ __all__ = [
     "Depth",
     "FrameTower",
     "ResNet3D",
+    "SequenceTransformer",
     "SignalCNN",
     "SlowOnly",
     "SpacetimeViT",
@@ -42,6 +44,6 @@ __all__ = [
     "VideoViT",
 ]
 
-AnyEncoder = VideoViT | VideoCNN | BEiTVideo | FrameTower | SkeletonEncoder | Depth | SignalCNN
+AnyEncoder = VideoViT | VideoCNN | BEiTVideo | FrameTower | SkeletonEncoder | Depth | SignalCNN | SequenceTransformer
 """What methods take that serve every kind of stream. Of a protocol (`modules.backbones.encoder.Encoder`), the command line
 would not find the classes by their short names."""

@@ -67,6 +67,30 @@ def check_signal(signal: Tensor, weight: Tensor, channels: int, network: str) ->
         )
 
 
+def check_sequences(sequence: Tensor, weight: Tensor, width: int, network: str) -> None:
+    """Check that the input is a batch of sequences of features [B, S, D].
+
+    Args:
+        sequence: input of the encoder.
+        weight: weight of its first layer.
+        width: D.
+        network: name of its class.
+
+    Raises:
+        SettingError: if it has other axes, another width or another type.
+    """
+    if sequence.ndim != 3 or not _fits(sequence, weight):
+        raise SettingError(
+            f"{network} takes sequences of features [B, S, {width}] of float32, but was given {_form(sequence)}; compute them "
+            "with python main.py embed --every SECONDS."
+        )
+    if sequence.shape[2] != width:
+        raise SettingError(
+            f"{network} takes features of width {width}, but the data have {sequence.shape[2]}; set model.backbone.embed_dim, or "
+            "model.backbone.input_dim for a projection."
+        )
+
+
 def check_bodies(skeleton: Tensor, weight: Tensor, joints: int, persons: int, network: str) -> None:
     """Check that the input is a batch of skeleton clips [B, 3, T, J, M].
 

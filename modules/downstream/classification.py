@@ -43,7 +43,7 @@ from modules.downstream.labels import Labels, LabelSettings
 from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
 from modules.layers.drawing.skeletons import draw_skeletons
-from modules.layers.heads import Standardised, linear_in_float32
+from modules.layers.heads import ClassTokenAttention, Standardised, linear_in_float32
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
 from modules.weights.files import Checkpoint, read_checkpoint
@@ -97,7 +97,8 @@ class Classification(Method):
             encoders, and for a class token, the pooled feature is used.
         num_classes: number of outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
-            `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
+            `attentive` attention with one query over its tokens (after the final norm), and a linear classifier; on sequences of
+            features, a transformer block, of which the class token is used.
         augmentation: augmentation of training clips of videos, or SkeletonAugmentation for skeletons; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
         labels: one or several labels per sample, and how they are used.
@@ -149,7 +150,7 @@ class Classification(Method):
             if kind != "skeleton":
                 raise SettingError(f"model.augmentation SkeletonAugmentation is for skeletons; for {kind}s leave it out.")
         changes = self.augmentation is not None or mixing is not None
-        if (changes and kind != "video") or (mode == "attentive" and kind not in PICTURES):
+        if (changes and kind != "video") or (mode == "attentive" and kind not in (*PICTURES, "feature")):
             raise SettingError(
                 f"model.mode attentive, model.augmentation and model.mixing are for videos; for {kind}s leave them out."
             )
@@ -157,7 +158,9 @@ class Classification(Method):
         self.fc_norm: nn.Module = nn.Identity()
         self.attention: nn.Module = nn.Identity()
         self.standardise: nn.Module = nn.Identity()
-        if mode == "attentive":
+        if mode == "attentive" and kind == "feature":
+            self.attention = ClassTokenAttention(width)
+        elif mode == "attentive":
             heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
         elif (averaging := self.averaging) is not None:

@@ -1,8 +1,10 @@
 """Small networks on top of an encoder."""
 
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from modules.backbones.sequence.transformer import key_mask
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.device import full_float32
@@ -42,6 +44,28 @@ class Standardised(nn.BatchNorm1d):
         if self.training and len(features) < 2:
             return F.batch_norm(features, self.running_mean, self.running_var, eps=self.eps)
         result: Tensor = super().forward(features)
+        return result
+
+
+class ClassTokenAttention(nn.Module):
+    """One transformer block over a class token and others, and a LayerNorm on the class token (attentive probe of LV-MAE,
+    https://arxiv.org/abs/2504.03501, official code).
+
+    Args:
+        dim: width of a token.
+        heads: attention heads; 8 in the official code.
+    """
+
+    def __init__(self, dim: int, heads: int = 8) -> None:
+        super().__init__()
+        # LayerNorms have PyTorch's eps of 1e-5 here, unlike those of the encoder.
+        self.blocks = nn.Sequential(Block(dim, heads, qkv_bias=True, norm_layer=nn.LayerNorm))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, 1 + S, D], 0 everywhere at padding, -> [N, D]."""
+        mask = key_mask((tokens[:, 1:] != 0).any(2))
+        result: Tensor = self.norm(self.blocks[0](tokens, attn_mask=mask)[:, 0])
         return result
 
 

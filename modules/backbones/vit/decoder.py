@@ -1,6 +1,7 @@
 """The decoder of masked methods."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,13 @@ from modules.backbones.vit.positions import position_codes
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError, check_positive, given
 from modules.core.tokens import gather_tokens
+
+
+class Widths(Protocol):
+    """What a decoder's size depends on."""
+
+    embed_dim: int
+    num_heads: int
 
 
 @dataclass
@@ -33,7 +41,7 @@ class DecoderSettings:
     def __post_init__(self) -> None:
         check_positive("model.decoder", depth=self.depth, **given(dim=self.dim, heads=self.heads))
 
-    def sizes(self, encoder: VideoViT) -> tuple[int, int]:
+    def sizes(self, encoder: Widths) -> tuple[int, int]:
         """Width and heads for an encoder.
 
         Raises:
