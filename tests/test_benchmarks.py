@@ -20,9 +20,12 @@ from torch import Tensor
 from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
+from benchmarks.studies import prediction, prediction_long
 from benchmarks.studies.order_and_contrast import TITLES
 from benchmarks.studies.order_tasks import PRETEXTS, SIDE, Size, ask, batch_of, encoder, seeing, shuffled, still
+from benchmarks.studies.prediction_rows import DEVIATIONS, DIFFERENCES
 from modules.core.randomness import device_generator
+from modules.core.tokens import Grid
 from modules.downstream.cycles import Counted
 from tests.datamodules.sets.utd_files import write_reduced
 from tests.datamodules.video_files import X264, write_video, write_with_sound
@@ -137,6 +140,83 @@ def test_order_and_contrast_changes_what_encoders_see() -> None:
     mixed = shuffled(clips, device_generator("cpu", 0))
     assert not torch.equal(mixed, clips)
     assert torch.equal(mixed.sort(2).values, clips.sort(2).values)
+
+
+SMALLEST = [
+    "--processes=0",
+    "--size.steps=2",
+    "--size.recorded_steps=2",
+    "--size.batch=4",
+    "--size.pool=26",
+    "--size.probe_clips=26",
+    "--size.test_clips=13",
+    "--size.embed_dim=24",
+    "--size.depth=1",
+    "--size.prototypes=8",
+    "--size.long_videos=6",
+    "--size.long_tests=6",
+    "--size.long_steps=2",
+    "--size.long_batch=4",
+]
+
+
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_prediction(
+    everything: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prediction", "--seeds=1", f"--out={tmp_path / 'out'}", *SMALLEST]
+    expected = {"generated": {"untrained", "vjepa"}}
+    if everything:
+        write_reduced(tmp_path / "utd", subjects=(1, 3, 7, 2))
+        words += [f"--utd={tmp_path / 'utd'}", "--keep=2"]
+        expected = {world: set(titles) for world, titles in prediction.TITLES.items()}
+    else:
+        words += ["--rows=[untrained,vjepa]", "--worlds=[generated]"]
+    run(monkeypatch, "learning.py", *words)
+    files = sorted((tmp_path / "out").glob("*/*/seed*.json"))
+    found = {world: {path.parent.name for path in files if path.parent.parent.name == world} for world in expected}
+    chosen, allowed = found.pop("chosen", set()), expected.pop("chosen", set())
+    assert found == expected
+    assert len(chosen) == (2 if everything else 0)
+    assert chosen <= allowed
+    for path in files:
+        result = json.loads(path.read_text())
+        assert all(0 <= score <= 100 for score in result["probe"].values())
+        trained = path.parent.parent.name != "long" and path.parent.name not in prediction.BASELINES
+        assert ("ranks" in result) == trained
+    said = capsys.readouterr().out
+    assert "| V-JEPA, generated |" in said
+    assert f"| chance | {100 / 13:.1f} |" in said
+
+    # Nothing is done twice, and results of other settings are not mixed.
+    times = [path.stat().st_mtime_ns for path in files]
+    run(monkeypatch, "learning.py", *words)
+    assert [path.stat().st_mtime_ns for path in files] == times
+    with pytest.raises(SystemExit, match="other settings"):
+        run(monkeypatch, "learning.py", *words, "--size.batch=3")
+
+
+def test_prediction_targets_only_show_what_moves() -> None:
+    grid, places = Grid(2, 2, 2, 2, 4), torch.arange(8)[None]
+    clip = torch.full((1, 4, 8, 8, 3), 50, dtype=torch.uint8)
+    clip[:, 3, :4, :4] = 101
+    moved = DIFFERENCES.of_tokens(clip, places, grid)[0].view(8, 2, 16, 3)
+    # Token 4 is the second slice, top left; its second frame changes by 51 of 255.
+    assert torch.allclose(moved[4, 1], torch.tensor(0.2))
+    moved[4, 1] = 0
+    assert not moved.any()
+    rest = DEVIATIONS.of_tokens(clip, places, grid)[0].view(8, 2, 16, 3)
+    assert torch.allclose(rest[[0, 4]].mean((0, 1)), torch.tensor(0.0), atol=1e-6)
+    assert not rest[[1, 2, 3, 5, 6, 7]].any()
+
+
+def test_phases_of_long_videos() -> None:
+    videos, label = prediction_long.videos_of(torch.arange(12), "train", 0)
+    assert label.tolist() == [*range(6), *range(6)]
+    for motion, there, order in zip(videos.motion, videos.there, label, strict=True):
+        shown = motion[there]
+        assert shown.unique_consecutive().tolist() == prediction_long.PHASES[prediction_long.ORDERS[order]].tolist()
+        assert (motion[~there] == -1).all()
 
 
 def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
