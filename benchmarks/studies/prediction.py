@@ -39,24 +39,30 @@ from benchmarks.studies.compare_utd import clips_of, grey
 from benchmarks.studies.harness import Row, random_rows, table, train
 from benchmarks.studies.jobs import finish, kept, run_all, save
 from benchmarks.studies.masked import READOUT, encoder, features
-from benchmarks.studies.prediction_rows import RECIPES, TRIALS, Recipe, Size
+from benchmarks.studies.prediction_rows import RECIPES, TRIALS, Recipe, Size, average_loss, jepa_encoder
 from benchmarks.studies.sigma import Size as SigmaSize
 from benchmarks.studies.sigma import make_data
 from callbacks.collapse import rankme
 from datamodules.sets.utd_mhad import ACTIONS
 from modules.augment.frames import crop_pieces
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, unlabelled
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.files import read_json
 from modules.core.randomness import device_generator
 from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy
+from modules.methods.vjepa import VJEPA
 from modules.scenes.classes import MOTION_CLASSES
 from modules.training.method import Method
 
 World = Literal["generated", "utd", "search", "chosen", "long"]
-BASELINES = {"difference": "raw frame differences", "untrained": "untrained network", "supervised": "supervised network"}
+BASELINES = {
+    "difference": "raw frame differences",
+    "untrained": "untrained network",
+    "untrained_vjepa": "untrained network of V-JEPA",
+    "supervised": "supervised network",
+}
 MAIN = BASELINES | {key: recipe.title for key, recipe in RECIPES.items()}
 TRIED = {key: trial.title for key, trial in TRIALS.items()}
 TITLES: dict[World, dict[str, str]] = {
@@ -81,8 +87,6 @@ PARTS = 10
 ASKED = 64
 """Clips of a batch of the pretext's own measurement."""
 MEASURE_STREAM = 7
-SPREAD = 1_000_000
-"""Numbers of the batches of a seed."""
 
 
 class Probe(NamedTuple):
@@ -229,20 +233,6 @@ def trained(method: Method) -> VideoViT:
     return network  # type: ignore[no-any-return]
 
 
-def batch_for(method: Method, clips: Tensor, number: int) -> Batch:
-    """A batch of clips uint8 [B, T, S, S, 3], with what the method prepares on the host, such as masks.
-
-    Args:
-        method: the method.
-        clips: the clips.
-        number: of the batch; what is prepared depends on it.
-    """
-    batch = unlabelled(clips[:, None])
-    if (prepare := method.preparation()) is not None:
-        prepare(batch, number)
-    return batch
-
-
 def rank(backbone: VideoViT, data: Data) -> float:
     """RankMe of the features of the first test clips."""
     return float(rankme(features(backbone, next(iter(data.probes.values())).test[:RANKED])))
@@ -260,8 +250,7 @@ def pretrain(job: Job, recipe: Recipe, data: Data) -> tuple[VideoViT, dict[str, 
             ranks.append(rank(trained(method), data))
             method.train()
         rows = random_rows(len(data.pool), size.batch, generator)
-        batch = batch_for(method, batch_of(data.pool, rows, size, generator), SPREAD * job.seed + step)
-        return method.step(batch, generator)["loss"]
+        return method.step(unlabelled(batch_of(data.pool, rows, size, generator)[:, None]), generator)["loss"]
 
     losses = train(method, loss_of, steps, recipe.rate * size.lr, job.seed)
     ranks.append(rank(trained(method), data))
@@ -274,9 +263,11 @@ def ask(method: Method, data: Data, seed: int) -> dict[str, float]:
     method.eval()
     found: dict[str, list[float]] = {}
     for number, part in enumerate(list(data.probes.values())[-1].test.split(ASKED)):
-        batch = batch_for(method, part, SPREAD * (seed + 1) - 1 - number)
-        output = method.step(batch, device_generator("cpu", seed, MEASURE_STREAM, number))
-        for name, value in {"loss": output["loss"], **output.get("log", {})}.items():
+        output = method.step(unlabelled(part[:, None]), device_generator("cpu", seed, MEASURE_STREAM, number))
+        told = {"loss": output["loss"], **output.get("log", {})}
+        if isinstance(method, VJEPA):
+            told["average_loss"] = average_loss(method, part)
+        for name, value in told.items():
             found.setdefault(name, []).append(float(value))
     return {name: sum(values) / len(values) for name, values in found.items()}
 
@@ -304,7 +295,8 @@ def run(job: Job) -> None:
         elif job.key == "supervised":
             backbone, content["losses"] = supervised(job)
         else:
-            backbone = encoder(size_of(job), job.seed)
+            build = jepa_encoder if job.key == "untrained_vjepa" else encoder
+            backbone = build(size_of(job), job.seed)
         content["rank"] = rank(backbone, data)
         read = partial(features, backbone)
     for name, probe in data.probes.items():

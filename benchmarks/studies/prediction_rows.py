@@ -7,23 +7,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.studies.masked import encoder
+from benchmarks.studies.masked import ViTSize, encoder
 from benchmarks.studies.sigma import Size as SigmaSize
 from benchmarks.studies.sigma import sigma_mlp
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_rounds, patchify
-from modules.layers.targets import PixelTarget
+from modules.layers.relations import RelationSettings
+from modules.layers.targets import EncoderTarget, PixelTarget
 from modules.masks.base import MaskGenerator
+from modules.masks.blocks import MultiBlockMask
 from modules.masks.clip import TemporalMask
 from modules.masks.noise import Green3D
 from modules.masks.tokens import RandomMask, TubeMask
 from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.videomae import VideoMAE
+from modules.methods.vjepa import LONG, SHORT, VJEPA
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.training.method import Method
+from modules.training.schedules import Schedule
 
 SCALES = (64.0, 96.0, 128.0)
 """Sizes of SMILE's objects, as in the study `smile`, in pixels of a 224-pixel picture."""
@@ -110,6 +116,7 @@ class Recipe:
 
 
 ERROR: dict[str, tuple[str, float | str]] = {"loss": ("error of hidden cubes", "constant_loss")}
+PREDICTION: dict[str, tuple[str, float | str]] = {"prediction_loss": ("error of hidden cubes", "constant_loss")}
 
 
 def pixels(target: PixelTarget, mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Method:
@@ -122,6 +129,32 @@ def sigma(mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Metho
     return sigma_mlp(size, seed, mask)
 
 
+def jepa_encoder(size: ViTSize, seed: int) -> VJEPAViT:
+    """The network of V-JEPA's row, with the seed's initial weights: it has other positions and other initial weights."""
+    torch.manual_seed(seed)
+    return VJEPAViT("micro", size.side, size.frames, size.patch, embed_dim=size.embed_dim, depth=size.depth)
+
+
+def vjepa(size: Size, seed: int, teacher: Teacher, masks: tuple[MultiBlockMask, ...] = (SHORT, LONG)) -> Method:
+    """V-JEPA with a predictor of two blocks."""
+    predictor = PredictorSettings(depth=2, dim=size.embed_dim // 2)
+    return VJEPA(jepa_encoder(size, seed), list(masks), predictor, Schedule(size.momentum, kind="constant"), flip=0.0)
+
+
+@torch.no_grad()
+def average_loss(method: VJEPA, clips: Tensor) -> Tensor:
+    """Loss of predicting for each place in the clip the mean of its targets over clips uint8 [B, T, S, S, 3]."""
+    targets = method.targets(patchify(method.normalise(clips), method.backbone.grid).flatten(2))
+    return (targets - targets.mean(0)).abs().mean()
+
+
+def related(random: bool, size: Size, seed: int, teacher: Teacher) -> Method:
+    """VideoMAE with the token relations of the supervised network, or of one with other random weights."""
+    network = encoder(size, seed + OTHER) if random else teacher()
+    relations = RelationSettings(EncoderTarget(network, normalise=False))
+    return VideoMAE(encoder(size, seed), NORMALISED, HALF, decoder=DecoderSettings(1), relations=relations)
+
+
 def smile(ratio: float, size: Size, seed: int, teacher: Teacher) -> Method:
     """SMILE with plain pixels and one object pasted into each clip."""
     paste = PasteSettings(ObjectBank(side=size.side), 1, Motion(scales=SCALES, whole_pixels=False))
@@ -129,6 +162,8 @@ def smile(ratio: float, size: Size, seed: int, teacher: Teacher) -> Method:
     return SMILE(encoder(size, seed), plain, mask, paste, masks_per_clip=1, decoder=DecoderSettings(1))
 
 
+OTHER = 10_000
+"""Added to the seed of random weights that are not those of the row."""
 NORMALISED, PLAIN = PixelTarget(normalise=True), PixelTarget(normalise=False)
 DIFFERENCES, DEVIATIONS = DifferenceTarget(normalise=False), DeviationTarget(normalise=False)
 HALF = TubeMask(0.5)
@@ -139,6 +174,9 @@ RECIPES = {
     "videomae": Recipe("VideoMAE", partial(pixels, NORMALISED, HALF), measures=ERROR),
     "smile": Recipe("SMILE, pixels", partial(smile, 0.5), measures=ERROR),
     "sigma": Recipe("SIGMA-MLP", partial(sigma, HALF), SLOW),
+    "vjepa": Recipe("V-JEPA", vjepa, SLOW, measures={"loss": ("difference of hidden features", "average_loss")}),
+    "relations": Recipe("VideoMAE, relations of the supervised network", partial(related, False), measures=PREDICTION),
+    "relations_random": Recipe("VideoMAE, relations of random weights", partial(related, True), measures=PREDICTION),
 }
 """Trained rows of the main table, except the supervised network."""
 
@@ -158,5 +196,9 @@ TRIALS = {
     "sigma": replace(RECIPES["sigma"], title="SIGMA-MLP, tubes 0.5"),
     "sigma_75": Recipe("SIGMA-MLP, tubes 0.75", partial(sigma, TubeMask(0.75)), SLOW),
     "sigma_fast": Recipe("SIGMA-MLP, tubes 0.5, rate x 4", partial(sigma, HALF)),
+    "vjepa": replace(RECIPES["vjepa"], title="V-JEPA, short and long blocks"),
+    "vjepa_fast": Recipe("V-JEPA, short and long blocks, rate x 4", vjepa),
+    "vjepa_short": Recipe("V-JEPA, short blocks", partial(vjepa, masks=(SHORT,)), SLOW),
+    "vjepa_long": Recipe("V-JEPA, short and long blocks, 3 x steps", vjepa, SLOW, 3.0),
 }
 """The search on the training subjects of UTD-MHAD."""
