@@ -39,7 +39,7 @@ from benchmarks.studies.compare_utd import clips_of, grey
 from benchmarks.studies.harness import Row, random_rows, table, train
 from benchmarks.studies.jobs import finish, kept, run_all, save
 from benchmarks.studies.masked import READOUT, encoder, features
-from benchmarks.studies.prediction_rows import RECIPES, TRIALS, Recipe, Size, average_loss, jepa_encoder
+from benchmarks.studies.prediction_rows import ASKED, RECIPES, TRIALS, Recipe, Size, average_loss, jepa_encoder
 from benchmarks.studies.sigma import Size as SigmaSize
 from benchmarks.studies.sigma import make_data
 from callbacks.collapse import rankme
@@ -52,6 +52,7 @@ from modules.core.files import read_json
 from modules.core.randomness import device_generator
 from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy
+from modules.methods.sigma import SIGMA
 from modules.methods.vjepa import VJEPA
 from modules.scenes.classes import MOTION_CLASSES
 from modules.training.method import Method
@@ -84,8 +85,6 @@ RANKED = 256
 """Clips whose features' rank is measured."""
 PARTS = 10
 """Ranks are measured after each of so many parts of a run."""
-ASKED = 64
-"""Clips of a batch of the pretext's own measurement."""
 MEASURE_STREAM = 7
 
 
@@ -259,14 +258,19 @@ def pretrain(job: Job, recipe: Recipe, data: Data) -> tuple[VideoViT, dict[str, 
 
 @torch.no_grad()
 def ask(method: Method, data: Data, seed: int) -> dict[str, float]:
-    """Loss and logs of a method on unseen clips: those of the last probe, which are like those of pretraining."""
+    """Loss and logs of a method on unseen clips, those of the last probe, which are like those of pretraining. An incomplete
+    last batch is not used."""
     method.eval()
     found: dict[str, list[float]] = {}
     for number, part in enumerate(list(data.probes.values())[-1].test.split(ASKED)):
+        if len(part) < ASKED and found:
+            continue
         output = method.step(unlabelled(part[:, None]), device_generator("cpu", seed, MEASURE_STREAM, number))
-        told = {"loss": output["loss"], **output.get("log", {})}
+        told: dict[str, Any] = {"loss": output["loss"], **output.get("log", {})}
         if isinstance(method, VJEPA):
             told["average_loss"] = average_loss(method, part)
+        if isinstance(method, SIGMA):
+            told["random_agreement"] = 1 / len(method.prototypes)
         for name, value in told.items():
             found.setdefault(name, []).append(float(value))
     return {name: sum(values) / len(values) for name, values in found.items()}
