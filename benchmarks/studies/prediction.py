@@ -138,7 +138,8 @@ class Job(NamedTuple):
     @property
     def recipe(self) -> Recipe | None:
         """How it is pretrained; None for baselines."""
-        return (RECIPES if self.world in ("generated", "utd") else TRIALS).get(self.key)
+        own: dict[World, dict[str, Recipe]] = {"generated": RECIPES, "utd": RECIPES, "search": TRIALS, "chosen": TRIALS}
+        return own.get(self.world, {}).get(self.key)
 
 
 # --- Data ---
@@ -316,7 +317,7 @@ def run(job: Job) -> None:
 def best(jobs: Iterable[Job], count: int) -> list[str]:
     """Keys of the trials with the highest linear probe on the training subjects, mean over seeds, the best first; of equal
     ones, the one listed first."""
-    rows = rows_of((job for job in jobs if job.recipe is not None), "search")
+    rows = rows_of(job for job in jobs if job.recipe is not None)
     means = {key: sum(found) / len(found) for key, row in rows.items() if (found := row.scores.get("utd linear"))}
     return sorted(means, key=lambda key: -means[key])[:count]
 
@@ -324,14 +325,15 @@ def best(jobs: Iterable[Job], count: int) -> list[str]:
 # --- Tables ---
 
 
-def rows_of(jobs: Iterable[Job], *worlds: World) -> dict[str, Row]:
-    """Probes and ranks of the rows of some kinds of data by key, from the results alone."""
+def rows_of(jobs: Iterable[Job]) -> dict[str, Row]:
+    """Probes and ranks of rows by key, from the results alone."""
     rows: dict[str, Row] = {}
     for job in jobs:
-        if job.world in worlds and (result := read_json(job.path)):
+        if result := read_json(job.path):
             row = rows.setdefault(job.key, Row(TITLES[job.world][job.key]))
             row.add(result["probe"])
-            row.add({f"{job.world} rank": result["rank"]} if "rank" in result else {})
+            where = "generated" if job.clips is None else "utd"
+            row.add({f"{where} rank": result["rank"]} if "rank" in result else {})
     return rows
 
 
@@ -343,11 +345,14 @@ def chance(row: Row, classes: Mapping[str, int]) -> Row:
 
 
 def training_tables(jobs: Iterable[Job]) -> dict[str, list[Row]]:
-    """Rank of the features over training, and what each pretext is asked."""
+    """Rank of the features over training, and what each pretext is asked. By chance, LV-MAE copies the nearest visible segment."""
     ranks: dict[str, Row] = {}
     asked: dict[str, Row] = {}
     for job in jobs:
         recipe, result = job.recipe, read_json(job.path)
+        if job.world == "long" and "pretext" in result:
+            name, found = f"{TITLES['long'][job.key]}: cosine of hidden features", result["pretext"]
+            asked.setdefault(name, Row(name)).add({"by chance": found["copied_cosine"], "unseen clips": found["cosine"]})
         if recipe is None or job.world not in ("generated", "utd") or not result:
             continue
         name = f"{recipe.title}, {job.world}"
@@ -363,22 +368,25 @@ def training_tables(jobs: Iterable[Job]) -> dict[str, list[Row]]:
 def tables_of(jobs: list[Job]) -> str:
     """All tables in Markdown, from the results alone."""
     classes = CLASSES | {"order": len(prediction_long.ORDERS)}
-    main, chosen = rows_of(jobs, "generated", "utd"), rows_of(jobs, "utd", "chosen")
-    best_rows = {key: row for key, row in chosen.items() if key in BASELINES or key in TRIED}
-    parts: dict[str, list[Row]] = {"Frozen features": list(main.values())}
-    parts |= training_tables(jobs)
-    parts["Search on training subjects"] = list(rows_of(jobs, "search").values())
-    parts["Its best settings on test subjects"] = list(best_rows.values())
-    parts["Order of phases of long videos"] = list(rows_of(jobs, "long").values())
+
+    def rows(*worlds: World) -> list[Row]:
+        return list(rows_of(job for job in jobs if job.world in worlds).values())
+
+    chosen = [job for job in jobs if job.world == "chosen"]
+    beside = [job for job in jobs if chosen and job.world == "utd" and job.key in BASELINES]
+    parts = {"Frozen features": rows("generated", "utd")} | training_tables(jobs)
+    parts["Search on training subjects"] = rows("search")
+    parts["Its best settings on test subjects"] = list(rows_of(beside + chosen).values())
+    parts["Order of phases of long videos"] = rows("long")
     text = []
-    for name, rows in parts.items():
-        if not rows:
+    for name, found in parts.items():
+        if not found:
             continue
-        widest = max(rows, key=lambda row: len(row.scores))
+        widest = max(found, key=lambda row: len(row.scores))
         guess = [chance(widest, classes)] if {column.split()[0] for column in widest.scores} & classes.keys() else []
         # A table has the columns of its last row.
-        last = Row(rows[-1].name, {column: rows[-1].scores.get(column, []) for column in widest.scores})
-        text.append(f"{name}:\n\n{table([*guess, *rows[:-1], last], 2 if 'Pretexts' in name else 1)}\n")
+        last = Row(found[-1].name, {column: found[-1].scores.get(column, []) for column in widest.scores})
+        text.append(f"{name}:\n\n{table([*guess, *found[:-1], last], 2 if 'Pretexts' in name else 1)}\n")
     return "\n".join(text)
 
 
