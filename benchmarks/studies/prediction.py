@@ -345,7 +345,8 @@ def chance(row: Row, classes: Mapping[str, int]) -> Row:
 
 
 def training_tables(jobs: Iterable[Job]) -> dict[str, list[Row]]:
-    """Rank of the features over training, and what each pretext is asked. By chance, LV-MAE copies the nearest visible segment."""
+    """Rank of the features over training, and what each pretext is asked; LV-MAE is compared with copying the nearest visible
+    segment."""
     ranks: dict[str, Row] = {}
     asked: dict[str, Row] = {}
     for job in jobs:
