@@ -30,7 +30,9 @@ def load_encoder() -> tuple[dict[str, Tensor], dict, VJEPAViT]:
     tensors, info = load_case("vjepa", "encoder_forward")
     backbone = build_backbone(info["constructor"])
     weights = from_vjepa(part(tensors, "state."))
-    load_strictly(backbone, {name.removeprefix("backbone."): value for name, value in weights.items()}, "case")
+    load_strictly(
+        backbone, {name.removeprefix("backbone."): value for name, value in weights.items()}, "case", ("code_number",)
+    )
     return tensors, info, backbone.eval()
 
 

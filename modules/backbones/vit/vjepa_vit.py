@@ -10,43 +10,48 @@ Outputs agree with the official code (tests/parity/test_vjepa.py). Differences t
 * angles of rotary positions are computed once per pass, in float32, instead of in every block in the precision of the tokens.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from modules.backbones.checks import check_video
 from modules.backbones.intermediates import Layers
+from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import drop_path_rates, make_blocks
 from modules.backbones.vit.positions import resize_positions, sincos_positions_3d
 from modules.backbones.vit.rotary import RotaryBlock, places_of, rotated_channels, rotation
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
-from modules.core.preprocessing import Normalisation, say
+from modules.core.preprocessing import Normalisation, Origin, say
 from modules.core.tokens import Grid, Pooling
-from modules.weights.files import read_checkpoint
-from modules.weights.names.vjepa import encoder_weights
-from modules.weights.origin import origin_of_encoder
+from modules.weights.files import Checkpoint, read_checkpoint
+from modules.weights.names.vjepa import encoder_weights, is_vjepa, table_of
+from modules.weights.origin import origin_of
 from modules.weights.passport import check_heads
 from modules.weights.sizes import Size
 
 Codes = Literal["sincos", "sincos_half", "rotary", "tiled_rotary"]
 """Kinds of positions, see `VJEPAViT`."""
+KINDS: tuple[Codes, ...] = get_args(Codes)
+ROTARY: tuple[Codes, ...] = ("rotary", "tiled_rotary")
 
 
 def position_table(kind: Codes, trained: Grid, grid: Grid, dim: int) -> Tensor:
     """Added positions float32 [1, N, dim], interpolated from those of the pretraining grid; empty for rotary ones."""
-    if kind in ("rotary", "tiled_rotary"):
+    if kind in ROTARY:
         return torch.empty(0)
     return resize_positions(sincos_positions_3d(trained, dim, uniform=kind == "sincos"), trained, grid)
 
 
 def turn_of(kind: Codes, grid: Grid, index: Tensor | None, head_width: int, device: torch.device) -> Tensor | None:
     """Angles of rotary positions of tokens int64 [B, N], or of all tokens of the grid; None for added positions."""
-    if kind in ("sincos", "sincos_half"):
+    if kind not in ROTARY:
         return None
     if index is None:
         index = torch.arange(grid.tokens, device=device)[None]
@@ -59,7 +64,7 @@ def make_jepa_blocks(kind: Codes, width: int, heads: int, mlp_ratio: float, rate
     Raises:
         SettingError: if heads are too narrow for rotary positions.
     """
-    if kind in ("sincos", "sincos_half"):
+    if kind not in ROTARY:
         return make_blocks(width, heads, mlp_ratio, rates, cosine_attention=False)
     if not rotated_channels(width // heads):
         raise SettingError(
@@ -165,17 +170,76 @@ class VJEPAViT(VideoViT):
             pretrained_size=pretrained_size,
         )
         self.code_kind = codes
-        self.rescales = codes in ("rotary", "tiled_rotary") if rescale_init is None else rescale_init
+        # In the weights, so that they are not used with other positions.
+        self.register_buffer("code_number", torch.tensor(KINDS.index(codes)))
+        self.rescales = codes in ROTARY if rescale_init is None else rescale_init
         rates = drop_path_rates(drop_path, len(self.blocks))
         self.blocks = make_jepa_blocks(codes, self.embed_dim, self.num_heads, self.mlp_ratio, rates)
         self.positions = self.codes(self.grid)
         init_jepa(self, self.blocks, self.rescales)
         if checkpoint is not None:
             content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
-            # A network that was fine-tuned with averaged tokens has no final norm.
-            load_strictly(self, encoder_weights(content.weights), source=checkpoint, may_miss=("norm.",))
+            origin = self.origin(checkpoint, content)
+            # Official files do not name their positions. A network that was fine-tuned with averaged tokens has no final norm.
+            may_miss = ("norm.", "code_number") if is_vjepa(content.weights) else ("norm.",)
+            load_strictly(self, encoder_weights(content.weights), checkpoint, may_miss)
             check_heads(checkpoint, "model.backbone.checkpoint", self.num_heads)
-            say(self.adopt(origin_of_encoder(checkpoint, content)))
+            say(self.adopt(origin))
+
+    def origin(self, path: str, content: Checkpoint) -> Origin:
+        """Facts about a file of V-JEPA; the size of its clips follows from its table of positions, if it has one.
+
+        Args:
+            path: the file.
+            content: its content.
+
+        Raises:
+            SettingError: if its positions are of another kind than the network's.
+        """
+        origin = origin_of(path, content)
+        if not is_vjepa(content.weights):
+            return origin
+        table = table_of(content.weights)
+        if (table is None) != (self.code_kind in ROTARY):
+            positions = "rotary positions" if table is None else "a table of positions"
+            right = "tiled_rotary (V-JEPA 2)" if table is None else "sincos (V-JEPA)"
+            raise SettingError(f"{path} has {positions}, but model.backbone.codes is {self.code_kind}; set it to {right}.")
+        if table is None:
+            return origin
+        grid = self.grid_of_table(table)
+        if grid is None:
+            raise SettingError(
+                f"{path} has other positions than model.backbone.codes {self.code_kind}; set the other sin-cos codes."
+            )
+        return replace(origin, frames=grid.t * grid.tubelet, size=grid.h * grid.patch)
+
+    def grid_of_table(self, table: Tensor) -> Grid | None:
+        """The grid of square clips whose positions are a table [1, N, D]; None if there is none."""
+        tokens = table.shape[1]
+        for t in range(1, tokens + 1):
+            side = math.isqrt(tokens // t)
+            grid = self.grid._replace(t=t, h=side, w=side)
+            if grid.tokens == tokens and torch.allclose(position_table(self.code_kind, grid, grid, self.embed_dim), table):
+                return grid
+        return None
+
+    def adopt(self, origin: Origin) -> list[str]:
+        """See `VideoViT.adopt`. Rotary positions need no sizes of earlier clips."""
+        return PixelInput.adopt(self, origin) if self.code_kind in ROTARY else super().adopt(origin)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """See `nn.Module`.
+
+        Raises:
+            SettingError: if the weights were trained with positions of another kind.
+        """
+        number = state_dict.get(f"{prefix}code_number")
+        if number is not None and int(number) != KINDS.index(self.code_kind):
+            raise SettingError(
+                f"The weights were trained with positions of the kind {KINDS[int(number)]}, but model.backbone.codes is "
+                f"{self.code_kind}; set it to {KINDS[int(number)]}."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def codes(self, grid: Grid) -> Tensor:
         """See `VideoViT.codes`; empty for rotary positions."""
@@ -188,7 +252,7 @@ class VJEPAViT(VideoViT):
 
     def embed_tokens(self, cubes: Tensor, grid: Grid, visible: Tensor | None = None) -> Tensor:
         """See `VideoViT.embed_tokens`; rotary positions are not added."""
-        if self.code_kind in ("sincos", "sincos_half"):
+        if self.code_kind not in ROTARY:
             return super().embed_tokens(cubes, grid, visible)
         tokens: Tensor = self.patch_embed(cubes)
         return tokens
