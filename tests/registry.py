@@ -137,8 +137,8 @@ def tiny_spacetime() -> SpacetimeViT:
 
 
 def tiny_vjepa(codes: Codes = "sincos", token_of: Literal["mask", "length"] = "mask") -> VJEPA:
-    """Two blocks of width 32 on 4 frames of 32 px, and a predictor of one block of width 16. Cut clips would depend on the others
-    of their process."""
+    """Two blocks of width 32 on 4 frames of 32 px, and a predictor of one block of width 16. Clips are padded: cut ones would
+    depend on the others of their process."""
     backbone = VJEPAViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, codes=codes)
     masks = [MultiBlockMask(2, (0.2, 0.2)), MultiBlockMask(1, (0.5, 0.5))]
     optim = PhasedSettings(1e-3, warmup_epochs=0, final_weight_decay=0.4)

@@ -9,8 +9,8 @@ reconstruct and no negatives; only the momentum copy and the predictor keep the 
 
 The momentum copy is the encoder that is kept (`backbone`), as in the papers' evaluation; `online` is the one that is trained.
 
-Shapes for ViT-L at 16 x 224 x 224, 24 clips per GPU, blocks cut: 1568 tokens, contexts of about 379 and 108, predictions of about
-753 and 1095 per clip, each [B, Nt, 1024].
+Shapes for ViT-L at 16 x 224 x 224, 24 clips per GPU, blocks cut: 1568 tokens, contexts of about 379 and 108, predictions of
+about 753 and 1096 per clip, each [B, Nt, 1024].
 
 V-JEPA 2 has rotary positions (`backbone.codes` tiled_rotary, as released), one mask token for all sets (`predictor.token_of`
 length), a constant momentum, and a constant rate after the warm-up, which ends with a run of longer clips at a falling one
@@ -69,7 +69,8 @@ class VJEPA(Method):
         backbone: encoder. A momentum copy of it makes the targets, and is kept after pretraining.
         masks: sets of blocks, which are predicted separately; both papers have 8 small and 2 large blocks.
         predictor: size of the predictor.
-        momentum: momentum of the copy; without a horizon, it ends with the schedule of the learning rate. V-JEPA 2 keeps 0.99925.
+        momentum: momentum of the copy; without a horizon, it ends with the schedule of the learning rate. V-JEPA 2 keeps
+            0.99925.
         unequal: `cut` all clips of a batch to the smallest number of tokens, as published, or `pad` them to the largest.
         flip: probability of mirroring a training clip; null takes one half, or 0 if classes of the data distinguish left and
             right.

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,11 @@ from modules.core.loading import load_strictly
 from modules.core.preprocessing import Normalisation, Origin, say
 from modules.core.tokens import Grid, Pooling
 from modules.weights.files import Checkpoint, read_checkpoint
-from modules.weights.names.vjepa import encoder_weights, is_vjepa, table_of
+from modules.weights.names.vjepa import CODE_NUMBER, KINDS, Codes, encoder_weights, is_vjepa, table_of
 from modules.weights.origin import origin_of
 from modules.weights.passport import check_heads
 from modules.weights.sizes import Size
 
-Codes = Literal["sincos", "sincos_half", "rotary", "tiled_rotary"]
-"""Kinds of positions, see `VJEPAViT`."""
-KINDS: tuple[Codes, ...] = get_args(Codes)
 ROTARY: tuple[Codes, ...] = ("rotary", "tiled_rotary")
 
 
@@ -47,6 +44,20 @@ def position_table(kind: Codes, trained: Grid, grid: Grid, dim: int) -> Tensor:
     if kind in ROTARY:
         return torch.empty(0)
     return resize_positions(sincos_positions_3d(trained, dim, uniform=kind == "sincos"), trained, grid)
+
+
+def read_table(table: Tensor) -> tuple[Codes, tuple[int, int]] | tuple[None, None]:
+    """The kind of a table of positions [1, N, D] of square clips, and its slices and side; None if it is of no known kind."""
+    tokens, width = table.shape[1:]
+    for t in range(1, tokens + 1):
+        side = math.isqrt(tokens // t)
+        for kind in ("sincos", "sincos_half"):
+            grid = Grid(t, side, side, 1, 1)
+            if grid.tokens == tokens:
+                own = sincos_positions_3d(grid, width, uniform=kind == "sincos")
+                if own.shape == table.shape and torch.allclose(own, table.float(), atol=1e-5):
+                    return kind, (t, side)
+    return None, None
 
 
 def turn_of(kind: Codes, grid: Grid, index: Tensor | None, head_width: int, device: torch.device) -> Tensor | None:
@@ -171,7 +182,7 @@ class VJEPAViT(VideoViT):
         )
         self.code_kind = codes
         # In the weights, so that they are not used with other positions.
-        self.register_buffer("code_number", torch.tensor(KINDS.index(codes)))
+        self.register_buffer(CODE_NUMBER, torch.tensor(KINDS.index(codes)))
         self.rescales = codes in ROTARY if rescale_init is None else rescale_init
         rates = drop_path_rates(drop_path, len(self.blocks))
         self.blocks = make_jepa_blocks(codes, self.embed_dim, self.num_heads, self.mlp_ratio, rates)
@@ -181,7 +192,7 @@ class VJEPAViT(VideoViT):
             content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
             origin = self.origin(checkpoint, content)
             # Official files do not name their positions. A network that was fine-tuned with averaged tokens has no final norm.
-            may_miss = ("norm.", "code_number") if is_vjepa(content.weights) else ("norm.",)
+            may_miss = ("norm.", CODE_NUMBER) if is_vjepa(content.weights) else ("norm.",)
             load_strictly(self, encoder_weights(content.weights), checkpoint, may_miss)
             check_heads(checkpoint, "model.backbone.checkpoint", self.num_heads)
             say(self.adopt(origin))
@@ -200,28 +211,14 @@ class VJEPAViT(VideoViT):
         if not is_vjepa(content.weights):
             return origin
         table = table_of(content.weights)
-        if (table is None) != (self.code_kind in ROTARY):
-            positions = "rotary positions" if table is None else "a table of positions"
-            right = "tiled_rotary (V-JEPA 2)" if table is None else "sincos (V-JEPA)"
-            raise SettingError(f"{path} has {positions}, but model.backbone.codes is {self.code_kind}; set it to {right}.")
-        if table is None:
-            return origin
-        grid = self.grid_of_table(table)
+        kind, grid = (None, None) if table is None else read_table(table)
+        right = kind or ("tiled_rotary" if table is None else "sincos")
+        if (table is None) != (self.code_kind in ROTARY) or (kind is not None and kind != self.code_kind):
+            has = "no table of positions" if table is None else "a table of positions"
+            raise SettingError(f"{path} has {has}, but model.backbone.codes is {self.code_kind}; set it to {right}.")
         if grid is None:
-            raise SettingError(
-                f"{path} has other positions than model.backbone.codes {self.code_kind}; set the other sin-cos codes."
-            )
-        return replace(origin, frames=grid.t * grid.tubelet, size=grid.h * grid.patch)
-
-    def grid_of_table(self, table: Tensor) -> Grid | None:
-        """The grid of square clips whose positions are a table [1, N, D]; None if there is none."""
-        tokens = table.shape[1]
-        for t in range(1, tokens + 1):
-            side = math.isqrt(tokens // t)
-            grid = self.grid._replace(t=t, h=side, w=side)
-            if grid.tokens == tokens and torch.allclose(position_table(self.code_kind, grid, grid, self.embed_dim), table):
-                return grid
-        return None
+            return origin
+        return replace(origin, frames=grid[0] * self.grid.tubelet, size=grid[1] * self.grid.patch)
 
     def adopt(self, origin: Origin) -> list[str]:
         """See `VideoViT.adopt`. Rotary positions need no sizes of earlier clips."""
@@ -233,7 +230,7 @@ class VJEPAViT(VideoViT):
         Raises:
             SettingError: if the weights were trained with positions of another kind.
         """
-        number = state_dict.get(f"{prefix}code_number")
+        number = state_dict.get(f"{prefix}{CODE_NUMBER}")
         if number is not None and int(number) != KINDS.index(self.code_kind):
             raise SettingError(
                 f"The weights were trained with positions of the kind {KINDS[int(number)]}, but model.backbone.codes is "

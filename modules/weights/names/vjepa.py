@@ -4,10 +4,17 @@ An official checkpoint has an entry for each network; `modules.weights.files.rea
 weights. The target encoder, which the papers evaluate, is our `backbone`.
 """
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from modules.core.tokens import Grid
 
+Codes = Literal["sincos", "sincos_half", "rotary", "tiled_rotary"]
+"""Kinds of positions, see `modules.backbones.vit.vjepa_vit.VJEPAViT`."""
+KINDS: tuple[Codes, ...] = get_args(Codes)
+CODE_NUMBER = "code_number"
+"""Name of the index of an encoder's kind of positions in `KINDS`, which our weights contain."""
 PARTS = {"encoder": "online", "target_encoder": "backbone", "predictor": "predictor"}
 """Official entry of a checkpoint -> our part."""
 WRAPPERS = ("module.", "backbone.")
@@ -70,7 +77,7 @@ def to_vjepa(state: dict[str, Tensor], grid: Grid, tables: dict[str, Tensor]) ->
     named: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         part, _, name = key.partition(".")
-        if name == "code_number":
+        if name == CODE_NUMBER:
             continue
         name = name.replace("patch_embed.", PATCHES)
         if name == f"{PATCHES}weight":
