@@ -31,7 +31,7 @@ from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
-from modules.backbones.vit.vjepa_vit import Codes, VJEPAViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
@@ -66,6 +66,7 @@ from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
 from modules.training.optim import AdamSettings, AdamWSettings, PhasedSettings, SGDSettings, StepSGDSettings
+from modules.weights.names.vjepa import Codes
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)

@@ -1,8 +1,8 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE, SIGMA (also as written by
-DeepSpeed), MAE-ST, V-JEPA and V-JEPA 2, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo,
-VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of
+DeepSpeed), MAE-ST, V-JEPA and V-JEPA 2, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in
+those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of
 skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and
 .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names,
 official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modules.backbones.vit.vjepa_vit import position_table
+from modules.backbones.vit.vjepa_vit import ROTARY, position_table
 from modules.convert.card import card_path, count_parameters, model_card
 from modules.convert.export import build, check_installed, described, write_runtime
 from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
@@ -91,8 +91,8 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or V-JEPA, a folder or file of
-            DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or V-JEPA, a folder or
+            file of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
             timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
             The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
@@ -313,12 +313,13 @@ def official_entries(weights: dict[str, Tensor], sizes: Architecture, codes: Cod
     if sizes.num_classes is not None:
         raise SettingError("--to official does not support classifiers of V-JEPA; pass --part backbone, or --to safetensors.")
     grid = grid_of(sizes)
-    widths = {
-        part: sizes.decoder_dim if part == "predictor" else sizes.embed_dim
-        for part in (key.partition(".")[0] for key in weights)
+    widths = {"backbone": sizes.embed_dim, "online": sizes.embed_dim, "predictor": sizes.decoder_dim}
+    tables = {
+        part: position_table(codes, grid, grid, width)
+        for part, width in widths.items()
+        if width is not None and codes not in ROTARY and any(key.startswith(f"{part}.") for key in weights)
     }
-    tables = {part: position_table(codes, grid, grid, width) for part, width in widths.items() if width is not None}
-    return to_vjepa(weights, grid, {part: table for part, table in tables.items() if table.numel()})
+    return to_vjepa(weights, grid, tables)
 
 
 def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
