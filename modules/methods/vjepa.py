@@ -103,6 +103,7 @@ class VJEPA(Method):
             one.check(backbone.grid)
         self.masks, self.unequal, self.momentum = masks, unequal, momentum
         self.online, self.backbone = backbone, frozen_copy(backbone)
+        self.predictor_settings = predictor
         self.predictor = VJEPAPredictor(backbone, len(masks), predictor)
         self.flip = RandomFlip("model.flip", flip)
         self._followed = -1
