@@ -23,7 +23,7 @@ from benchmarks.methods import BUILD, Size, random_batch
 from modules.core.errors import SettingError
 from modules.training.flops import step_flops
 
-BATCH = {"VideoMAE": 64, "SMILE": 16, "SIGMA-MLP": 40, "SIGMA-DINO": 40, "LocoMotion": 32, "SkeletonContrast": 64}
+BATCH = {"VideoMAE": 64, "SMILE": 16, "SIGMA-MLP": 40, "SIGMA-DINO": 40, "V-JEPA": 24, "LocoMotion": 32, "SkeletonContrast": 64}
 """Samples per device in the recipes, if not 8."""
 
 

@@ -35,8 +35,10 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.masked_autoencoder import MaskedAutoencoder
@@ -63,11 +65,14 @@ from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
+from modules.methods.vjepa import VJEPA
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
 from modules.scenes.backgrounds import Background
 from modules.training.method import Method
+from modules.training.optim import PhasedSettings
+from modules.training.schedules import Schedule
 
 FRAMES, SIDE, BATCH = 8, 64, 4
 LABEL, GAP = 92, 3
@@ -78,6 +83,10 @@ TITLES = {
     "visible": "what the\nencoder sees",
     "reconstruction": "what the\ndecoder\nfills in",
     "similarity": "cosine of\nprediction\nand target",
+    "context_0": "context of\nsmall blocks",
+    "similarity_0": "cosine of\nprediction\nand target",
+    "context_1": "context of\nlarge blocks",
+    "similarity_1": "the same",
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
     "first": "first clip",
@@ -181,6 +190,13 @@ def smile() -> SMILE:
     return SMILE(vit(), PixelTarget(normalise=False), TrajectoryMask(0.5), paste, "black", 1, DecoderSettings(1))
 
 
+def vjepa() -> VJEPA:
+    """Small and large blocks."""
+    backbone = VJEPAViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
+    optim = PhasedSettings(1e-3, warmup_epochs=0)
+    return VJEPA(backbone, predictor=PredictorSettings(2, 48, 3), momentum=Schedule(0.99, 1.0, "linear"), flip=0.5, optim=optim)
+
+
 SHEETS = {
     "videomae": Sheet(
         lambda: VideoMAE(vit(), PixelTarget(normalise=False), TubeMask(0.75), DecoderSettings(1)),
@@ -195,6 +211,12 @@ SHEETS = {
         samples=(0, 1),
         steps=192,
         drawn_mask=CenterMask(0.5),
+    ),
+    "vjepa": Sheet(
+        vjepa,
+        lambda: moving(ground=True),
+        ("clip", "context_0", "similarity_0", "context_1", "similarity_1"),
+        steps=640,
     ),
     "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
     "sigma": Sheet(

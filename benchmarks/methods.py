@@ -25,8 +25,10 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.batch import Batch, unlabelled
 from modules.core.randomness import device_generator
 from modules.language.tokenizers import TokenizerSettings
@@ -52,6 +54,7 @@ from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
+from modules.methods.vjepa import VJEPA
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
@@ -99,6 +102,11 @@ def stmae(size: Size) -> STMAE:
     return STMAE(SpacetimeViT(size), InputPixelTarget(), UniformMask(0.9), decoder, optim=ADAMW)
 
 
+def vjepa(size: Size) -> VJEPA:
+    """As in the recipe, with a predictor of 12 heads."""
+    return VJEPA(VJEPAViT(size), predictor=PredictorSettings(heads=12))
+
+
 def cnn(size: Size) -> VideoResNet:
     """R(2+1)D-18; 64 channels at full size."""
     return VideoResNet("r2plus1d_18", width=int(64 * SHARE[size]))
@@ -124,6 +132,7 @@ def skeletons(size: Size) -> SkeletonContrast:
 BUILD: dict[str, Callable[[Size], Method]] = {
     "VideoMAE": lambda size: VideoMAE(VideoViT(size), PixelTarget(), TubeMask(0.9), optim=ADAMW),
     "STMAE": stmae,
+    "V-JEPA": vjepa,
     "SMILE": smile,
     "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),

@@ -8,6 +8,7 @@ from modules.downstream.fusion import FusedClassification
 from modules.downstream.propagation.task import LabelPropagation
 from modules.downstream.retrieval import NearestNeighbours
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
+from modules.masks.blocks import MultiBlockMask
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.clip import CenterMask, TemporalMask, UniformMask
 from modules.masks.noise import Green3D, NoiseMask
@@ -33,7 +34,8 @@ from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, StepSGDSettings
+from modules.methods.vjepa import VJEPA
+from modules.training.optim import AdamSettings, AdamWSettings, PhasedSettings, SGDSettings, StepSGDSettings
 
 __all__ = [
     "CVRL",
@@ -44,6 +46,7 @@ __all__ = [
     "SMILE",
     "STMAE",
     "VCOP",
+    "VJEPA",
     "ActionDetection",
     "AdamSettings",
     "AdamWSettings",
@@ -57,10 +60,12 @@ __all__ = [
     "LabelPropagation",
     "LocoMotion",
     "MoCo",
+    "MultiBlockMask",
     "NearestNeighbours",
     "NoiseMask",
     "OddOneOut",
     "OptimBlueMask",
+    "PhasedSettings",
     "RSPNet",
     "RandomMask",
     "RandomSteps",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,8 +28,10 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.cross_decoder import CrossDecoderSettings
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
@@ -37,6 +39,7 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.targets import InputPixelTarget, PixelTarget
 from modules.losses.video_text import TextContrastSettings
+from modules.masks.blocks import MultiBlockMask
 from modules.masks.clip import UniformMask
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
@@ -58,10 +61,12 @@ from modules.methods.stmae import STMAE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
+from modules.methods.vjepa import VJEPA
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, StepSGDSettings
+from modules.training.optim import AdamSettings, AdamWSettings, PhasedSettings, SGDSettings, StepSGDSettings
+from modules.weights.names.vjepa import Codes
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
@@ -130,6 +135,15 @@ def tiny_tower() -> FrameTower:
 def tiny_spacetime() -> SpacetimeViT:
     """The same with learned positions and a class token."""
     return SpacetimeViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
+
+
+def tiny_vjepa(codes: Codes = "sincos", token_of: Literal["mask", "length"] = "mask") -> VJEPA:
+    """Two blocks of width 32 on 4 frames of 32 px, and a predictor of one block of width 16. Clips are padded: cut ones would
+    depend on the others of their process."""
+    backbone = VJEPAViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, codes=codes)
+    masks = [MultiBlockMask(2, (0.2, 0.2)), MultiBlockMask(1, (0.5, 0.5))]
+    optim = PhasedSettings(1e-3, warmup_epochs=0, final_weight_decay=0.4)
+    return VJEPA(backbone, masks, PredictorSettings(1, 16, token_of=token_of), unequal="pad", flip=0.5, optim=optim)
 
 
 def tiny_cnn() -> VideoResNet:
@@ -243,6 +257,8 @@ METHODS = [
         "prp.yaml",
         frames=2 * FRAMES,
     ),
+    Case("V-JEPA", tiny_vjepa, "vjepa.yaml"),
+    Case("V-JEPA 2", lambda: tiny_vjepa("tiled_rotary", "length"), "vjepa2.yaml", variant=True),
     Case("RotNet", lambda: RotNet(tiny_cnn(), optim=SGD, flip=0.5), "rotnet.yaml"),
 ]
 

@@ -39,6 +39,7 @@ OWN_TESTS = (
     "debug/ordered_clips",
     "debug/small_speed",
     "debug/small_stmae",
+    "debug/small_vjepa",
     "debug/motion_frames",
     "debug/motion_images",
     "debug/tiny_propagation",
@@ -90,6 +91,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
     names |= {"class_path: VCOP": "tiny_order.yaml", "class_path: CVRL": "tiny_cvrl.yaml", "SpacetimeViT": "tiny.yaml"}
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
+    names |= {"VJEPAViT": "tiny_vjepa.yaml"}
     names |= {"CaffeNet": "tiny_frames.yaml", "FrameTower": "tiny_images.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
@@ -130,8 +132,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("offline")
 def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
     more = []
-    if "init_from" in (ROOT / "configs" / recipe).read_text():
-        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.sampler.stride=1")
+    text = (ROOT / "configs" / recipe).read_text()
+    if "init_from" in text:
+        tiny_run(
+            "vjepa2.yaml" if "VJEPA" in text else "smile.yaml",
+            videos,
+            teacher,
+            tmp_path / "first",
+            "--data.clip.sampler.stride=1",
+        )
         more = [f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"]
     tiny_run(recipe, videos, teacher, tmp_path / "run", "--trainer.max_epochs=2", *more)
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

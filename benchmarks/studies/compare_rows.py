@@ -49,6 +49,8 @@ ROWS = (
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("siammae", "SiamMAE", "", "siammae", UNMEASURED),
     Row("cropmae", "CropMAE", "", "cropmae", UNMEASURED),
+    Row("vjepa", "V-JEPA", "", "vjepa", UNMEASURED),
+    Row("vjepa2", "V-JEPA 2", "", "vjepa", UNMEASURED),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
     Row("cvrl", "CVRL", "", "cvrl", LATER),

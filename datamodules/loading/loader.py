@@ -35,6 +35,8 @@ class SampleKey(NamedTuple):
 
     epoch: int
     row: int
+    place: int = 0
+    """Samples of the epoch before the sample's batch, over all processes; no sample depends on it (see `Reading.place`)."""
 
 
 class Part(NamedTuple):
@@ -120,7 +122,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
         # Keys are created batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
         epoch, rows = self.sampler.epoch, self.sampler.rows()
         for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
-            yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
+            place = self.sampler.start + first * self.sampler.world_size
+            yield [SampleKey(epoch, row, place) for row in rows[first:stop].tolist()]
 
 
 class PreparedBatches(Dataset[Any]):
@@ -142,6 +145,7 @@ class PreparedBatches(Dataset[Any]):
     def __getitems__(self, keys: list[SampleKey]) -> Any:
         """A prepared batch."""
         batch = self.collate(read_samples(self.dataset, keys))
+        batch.reading.place = keys[0].place
         self.prepare(batch, keys[0].epoch if self.train else None)
         return batch
 
@@ -351,9 +355,9 @@ class ResumableLoader(DataLoader):
             )
         self.batches.sampler.repeats = repeats
 
-    def read(self, epoch: int, rows: list[int]) -> Any:
-        """One batch of these rows as in that epoch, read by this process; does not change the state."""
-        keys = [SampleKey(epoch, row) for row in rows]
+    def read(self, epoch: int, rows: list[int], place: int = 0) -> Any:
+        """One batch of these rows as in that epoch and place, read by this process; does not change the state."""
+        keys = [SampleKey(epoch, row, place) for row in rows]
         return self.collate_fn(read_samples(self.dataset, keys))
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from modules.backbones.skeleton.hcn import HCN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 
 __all__ = [
     "AGCN",
@@ -40,6 +41,7 @@ __all__ = [
     "SignalCNN",
     "SlowOnly",
     "SpacetimeViT",
+    "VJEPAViT",
     "VideoResNet",
     "VideoViT",
 ]

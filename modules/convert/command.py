@@ -1,8 +1,8 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE, SIGMA (also as written by
-DeepSpeed) and MAE-ST, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo,
-VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of
+DeepSpeed), MAE-ST, V-JEPA and V-JEPA 2, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in
+those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of
 skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and
 .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names,
 official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from modules.backbones.vit.vjepa_vit import ROTARY, position_table
 from modules.convert.card import card_path, count_parameters, model_card
 from modules.convert.export import build, check_installed, described, write_runtime
 from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
@@ -55,6 +56,7 @@ from modules.weights.names.siamese_mae import to_official as siamese_official
 from modules.weights.names.spacetime import to_spacetime
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text
+from modules.weights.names.vjepa import Codes, to_vjepa
 from modules.weights.passport import passport_path
 from modules.weights.sizes import Architecture
 
@@ -89,8 +91,8 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA or MAE-ST, a folder or file of
-            DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or V-JEPA, a folder or
+            file of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
             timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
             The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
@@ -230,10 +232,11 @@ def write(converted: Converted, out: Path, to: Format) -> None:
             f"--to {to} does not support position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
             f"of {sizes.pretrained_size} px; pass --to safetensors."
         )
-    if sizes is not None and to == "huggingface" and (sizes.learned is not None or sizes.cosine_attention):
+    other = sizes is not None and (sizes.learned is not None or sizes.cosine_attention or sizes.codes is not None)
+    if other and to == "huggingface":
         raise SettingError(
-            "--to huggingface is for VideoMAE, which has neither learned positions nor cosine attention; pass --to safetensors "
-            "or official."
+            "--to huggingface is for VideoMAE, which has neither learned positions nor cosine attention nor the positions of "
+            "V-JEPA; pass --to safetensors or official."
         )
     if sizes is not None and to == "huggingface":
         if sizes.num_prototypes is not None:
@@ -248,6 +251,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
         files.append((out / "model.safetensors", lambda part: save_file(named, part, metadata)))
         files.append((out / "preprocessor_config.json", lambda part: write_json(part, preprocessor)))
         files.append((out / "config.json", lambda part: write_json(part, config)))
+    elif sizes is not None and sizes.codes is not None and to == "official":
+        entries = {name: plain(state) for name, state in official_entries(weights, sizes, sizes.codes).items()}
+        files.append((out, lambda part: torch.save(entries, part)))
     elif sizes is not None and to == "official":
         state = plain(official_names(weights, sizes))
         files.append((out, lambda part: torch.save({"model": state}, part)))
@@ -281,8 +287,7 @@ def write_beside(passport: dict[str, Any], out: Path, to: Format, parameters: in
 
 def official_names(weights: dict[str, Tensor], sizes: Architecture) -> dict[str, Tensor]:
     """Names of the official pretraining network, or of the official fine-tuning network, which has no final norm."""
-    side = sizes.image_size // sizes.patch_size
-    grid = Grid(sizes.num_frames // sizes.tubelet_size, side, side, sizes.tubelet_size, sizes.patch_size)
+    grid = grid_of(sizes)
     if sizes.learned is not None:
         if sizes.num_classes is not None and not sizes.pools_class:
             raise SettingError("MAE-ST's official classifier takes the class token, this one does not; pass --to safetensors.")
@@ -291,6 +296,30 @@ def official_names(weights: dict[str, Tensor], sizes: Architecture) -> dict[str,
     if sizes.kind != "classifier":
         return state
     return {key.removeprefix("encoder."): value for key, value in state.items() if not key.startswith("encoder.norm.")}
+
+
+def grid_of(sizes: Architecture) -> Grid:
+    """Grid of the clips of a network."""
+    side = sizes.image_size // sizes.patch_size
+    return Grid(sizes.num_frames // sizes.tubelet_size, side, side, sizes.tubelet_size, sizes.patch_size)
+
+
+def official_entries(weights: dict[str, Tensor], sizes: Architecture, codes: Codes) -> dict[str, dict[str, Tensor]]:
+    """The entries of an official checkpoint of V-JEPA, with tables of positions unless they are rotary.
+
+    Raises:
+        SettingError: if the network is a classifier.
+    """
+    if sizes.num_classes is not None:
+        raise SettingError("--to official does not support classifiers of V-JEPA; pass --part backbone, or --to safetensors.")
+    grid = grid_of(sizes)
+    widths = {"backbone": sizes.embed_dim, "online": sizes.embed_dim, "predictor": sizes.decoder_dim}
+    tables = {
+        part: position_table(codes, grid, grid, width)
+        for part, width in widths.items()
+        if width is not None and codes not in ROTARY and any(key.startswith(f"{part}.") for key in weights)
+    }
+    return to_vjepa(weights, grid, tables)
 
 
 def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,8 +20,10 @@ from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
+from modules.backbones.vit.predictor import PredictorSettings, VJEPAPredictor
 from modules.backbones.vit.spacetime_vit import SpacetimeDecoder, SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.tokens import Pooling
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.contrast.speed_contrast import SpeedContrast
@@ -37,7 +39,7 @@ from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_o
 def empty_network(sizes: Architecture) -> nn.Module:
     """The network without storage, under this project's names.
 
-    Names are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`.
+    Names are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`, `online.*`, `predictor.*`.
     """
     with torch.device("meta"):
         backbone = video_transformer(sizes)
@@ -46,6 +48,10 @@ def empty_network(sizes: Architecture) -> nn.Module:
         network = nn.ModuleDict({"backbone": backbone})
         if sizes.num_classes is not None:
             network["head"] = nn.Linear(sizes.embed_dim, sizes.num_classes)
+        if isinstance(backbone, VJEPAViT) and sizes.decoder_dim is not None and sizes.decoder_depth is not None:
+            predictor = PredictorSettings(sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads, tokens=sizes.mask_tokens)
+            network["online"] = video_transformer(sizes)
+            network["predictor"] = VJEPAPredictor(backbone, 1, predictor)
         if sizes.decoder_out is not None and sizes.decoder_depth is not None:
             settings = DecoderSettings(sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads)
             if isinstance(backbone, SpacetimeViT):
@@ -68,7 +74,7 @@ def video_transformer(
     pooling: Pooling = "mean",
     checkpoint: str | None = None,
 ) -> VideoViT:
-    """The encoder of the VideoMAE family or of MAE-ST with the sizes of weights.
+    """The encoder of the VideoMAE family, of MAE-ST or of V-JEPA with the sizes of weights.
 
     Args:
         sizes: sizes of the weights.
@@ -91,13 +97,14 @@ def video_transformer(
     if sizes.learned is not None:
         pools: Any = "class" if sizes.pools_class else pooling
         return SpacetimeViT(**shared, learned=sizes.learned, class_token=sizes.class_token, pooling=pools)
-    return VideoViT(
-        **shared,
-        pooling=pooling,
-        cosine_attention=sizes.cosine_attention,
-        pretrained_frames=sizes.pretrained_frames or sizes.num_frames,
-        pretrained_size=sizes.pretrained_size or sizes.image_size,
-    )
+    shared |= {
+        "pooling": pooling,
+        "pretrained_frames": sizes.pretrained_frames or sizes.num_frames,
+        "pretrained_size": sizes.pretrained_size or sizes.image_size,
+    }
+    if sizes.codes is not None:
+        return VJEPAViT(**shared, codes=sizes.codes)
+    return VideoViT(**shared, cosine_attention=sizes.cosine_attention)
 
 
 def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTransformer:

@@ -4,11 +4,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
 from modules.backbones.vit.spacetime_vit import GREY
+from modules.backbones.vit.vjepa_vit import read_table
 from modules.convert.empty_networks import (
     empty_beit,
     empty_contrast,
@@ -29,6 +31,7 @@ from modules.weights.names.cnn.video_cnn import from_official as cnn_from_offici
 from modules.weights.names.cnn.video_cnn import from_published
 from modules.weights.names.videomae import our_names
 from modules.weights.names.vindlu import from_vindlu, is_vindlu
+from modules.weights.names.vjepa import CODE_NUMBER, KINDS, from_vjepa, is_vjepa, table_of
 from modules.weights.origin import published_origin
 from modules.weights.passport import PASSPORT_FORMAT
 from modules.weights.run_config import inside, parse_config
@@ -89,13 +92,25 @@ def vit_weights(source: Source) -> dict[str, Tensor]:
     Raises:
         SettingError: if it is not such a network.
     """
-    weights = our_names(source.weights)
+    weights = vjepa_weights(source.weights) if is_vjepa(source.weights) else our_names(source.weights)
     if "patch_embed.weight" in weights:
         return {f"backbone.{key}": value for key, value in weights.items()}
     if "backbone.patch_embed.weight" in weights:
         return weights
     names = ", ".join(list(source.weights)[:3])
     raise SettingError(f"{source.path} contains no known vision transformer (its tensors: {names}, ...); pass another file.")
+
+
+def vjepa_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official weights of V-JEPA under this project's names, with the kind of their positions. If there is one encoder, it is
+    the one that is kept."""
+    table = table_of(state)
+    kind = ("tiled_rotary" if table is None else read_table(table)[0]) or "sincos"
+    weights = from_vjepa(state)
+    if not any(key.startswith("backbone.") for key in weights):
+        weights = {key.replace("online.", "backbone.", 1): value for key, value in weights.items()}
+    parts = {key.partition(".")[0] for key in weights} - {"predictor"}
+    return weights | {f"{part}.{CODE_NUMBER}": torch.tensor(KINDS.index(kind)) for part in sorted(parts)}
 
 
 def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> None:

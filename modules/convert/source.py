@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from modules.backbones.vit.vjepa_vit import read_table
 from modules.core.files import sha256
 from modules.core.preprocessing import IMAGENET, Origin
 from modules.weights.files import read_checkpoint, weight_file
@@ -13,6 +14,7 @@ from modules.weights.licence import licence_note, licence_of
 from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.spacetime import DECODER_HEADS, is_spacetime
 from modules.weights.names.vindlu import is_video_text
+from modules.weights.names.vjepa import is_vjepa, table_of
 from modules.weights.origin import origin_of
 from modules.weights.passport import passport_of
 from modules.weights.run_config import config_text, facts_of_run, inside, norm_pix_loss_of_run, parse_config
@@ -72,6 +74,10 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
     for key, value in checkpoint.weights.items():
         if value.ndim == 5 and "patch_embed" in key:
             facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
+    table = table_of(checkpoint.weights) if is_vjepa(checkpoint.weights) else None
+    slices, side = (None if table is None else read_table(table)[1]) or (None, None)
+    if slices is not None and side is not None:
+        facts |= {"num_frames": slices * facts["tubelet_size"], "image_size": side * facts["patch_size"]}
     if is_spacetime(checkpoint.weights):
         facts = {"decoder_heads": DECODER_HEADS} | facts
     passport = {

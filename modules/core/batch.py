@@ -93,6 +93,9 @@ class Reading:
     """Whether no readable file was found to replace a sample's file."""
     stream_ms: dict[str, list[float]] = field(default_factory=dict)
     """Share of `decode_ms` for reading each stream other than the video, by name."""
+    place: int = 0
+    """Samples of the epoch before this batch, over all processes: the same number in all of them. Set before a `Preparation`
+    runs."""
 
 
 @dataclass(eq=False)

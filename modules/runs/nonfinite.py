@@ -66,7 +66,7 @@ class NonFiniteGuard(Callback):
         if not self._batches and self._buffers:
             copy_all(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
-        self._batches.append(key | {"index": batch.index})
+        self._batches.append(key | {"index": batch.index, "place": batch.reading.place})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Keep the weights unchanged if a gradient is not finite."""

@@ -52,7 +52,7 @@ def replay(dump: str, rank: int = 0) -> None:
     data.preparation = method.preparation()
     loader = data.train_dataloader()
     for entry in batches:
-        batch = move_data_to_device(loader.read(entry["epoch"], entry["index"]), device)
+        batch = move_data_to_device(loader.read(entry["epoch"], entry["index"], entry.get("place", 0)), device)
         spoiled: list[str] = []
         hooks = [part.register_forward_hook(_watch(name, spoiled)) for name, part in method.named_modules() if name]
         with cli.trainer.precision_plugin.forward_context():

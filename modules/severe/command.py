@@ -26,6 +26,7 @@ from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import MAX_SEED, SettingError, check_writable
 from modules.core.files import read_json, sha256, write_json, write_whole
@@ -173,6 +174,8 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
         if isinstance(network, SpacetimeViT):
             sizes |= {"learned": network.learned, "class_token": network.prefix_tokens == 1}
+        elif isinstance(network, VJEPAViT):
+            sizes["codes"] = network.code_kind
         elif network.cosine_attention:
             sizes["cosine_attention"] = True
     elif isinstance(network, FrameTower):

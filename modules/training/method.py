@@ -79,6 +79,8 @@ class Method(LightningModule, ABC):
         """The same values of the checkpoint that the run resumes from; None after training has started."""
         self._groups: list[dict[str, Any]] = []
         """Settings of the optimiser's groups of parameters, as built."""
+        self._decays: list[float] = []
+        """Weight decay of these groups before its schedule's factor; empty if it is constant."""
         self._usual_batches: int | float | None = None
         """Batches of a complete epoch, while the rest of a resumed one is trained on."""
         self._resumed = False
@@ -406,17 +408,25 @@ class Method(LightningModule, ABC):
             return loader.epochs_done
         return self.trainer.global_step / self._schedule["epoch_steps"]
 
-    def scheduled(self, schedule: Schedule) -> float:
+    def position(self, ahead: int = 0) -> float:
+        """`epochs_done`, some optimiser steps later or earlier; at least 0."""
+        return max(0.0, self.epochs_done + ahead / self._schedule["epoch_steps"])
+
+    def scheduled(self, schedule: Schedule, ahead: int = 0) -> float:
         """Value of a schedule at the current position of the run (with the length of the learning-rate schedule if it has no
         horizon); outside of training, its first value.
 
         Called within a step, before the optimiser's. Nothing needs to be saved: a resumed run is at the same position.
+
+        Args:
+            schedule: the schedule.
+            ahead: optimiser steps from the current position to the one asked for.
         """
         if trainer_of(self) is None or not self._schedule:
             return schedule.at(0.0, 1.0)
         if schedule.per == "steps":
-            return schedule.at(self.trainer.global_step)
-        return schedule.at(self.epochs_done, self._schedule["epochs"])
+            return schedule.at(max(0, self.trainer.global_step + ahead))
+        return schedule.at(self.position(ahead), self._schedule["epochs"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser with its peak learning rate, and a schedule that is a function of completed epochs.
@@ -468,6 +478,7 @@ class Method(LightningModule, ABC):
             "settings": named,
             "epoch_steps": epoch_steps,
             "epochs": epochs,
+            "warmup": warmup,
             "seed": self.seed,
             "optimiser": settings.describe_groups(optimiser),
         }
@@ -481,9 +492,11 @@ class Method(LightningModule, ABC):
         factor = settings.factor(warmup, epochs, share)
         # Steps are not used: their number per epoch changes with the batch size and the devices.
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, factor if settings.per_epoch else lambda _: factor(self.epochs_done)
+            optimiser, factor if settings.per_epoch else lambda _: factor(self.position(settings.ahead))
         )
-        self._groups = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
+        self._decays = [group["weight_decay"] for group in optimiser.param_groups] if settings.decays_by_schedule else []
+        own = ("params", "weight_decay") if self._decays else ("params",)
+        self._groups = [{name: value for name, value in group.items() if name not in own} for group in optimiser.param_groups]
         interval = "epoch" if settings.per_epoch else "step"
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
@@ -557,9 +570,13 @@ class Method(LightningModule, ABC):
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skip parameters that are still frozen, and include the batches so far in later checkpoints."""
-        if self.optim_settings.rules:
+        """Skip parameters that are still frozen, schedule the weight decay, and include the batches so far in later
+        checkpoints."""
+        settings = self.optim_settings
+        if settings.rules:
             hold_frozen(optimizer, self.epochs_done)
+        for group, decay in zip(optimizer.param_groups, self._decays, strict=False):
+            group["weight_decay"] = decay * settings.decay_factor(self.position(settings.ahead), self._schedule["epochs"])
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.unfinished = 0

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jsonargparse import set_parsing_settings
@@ -68,6 +68,17 @@ class ScheduleSettings(ABC):
 
     per_epoch: ClassVar[bool] = False
     """Whether the rate changes once per epoch instead of once per step."""
+    ahead: ClassVar[int] = 0
+    """Steps by which the schedules are ahead: 1 if the first step has the value after one step."""
+
+    @property
+    def decays_by_schedule(self) -> bool:
+        """Whether the weight decay has a schedule, see `decay_factor`."""
+        return False
+
+    def decay_factor(self, done: float, total: float) -> float:
+        """Factor on the weight decay after some epochs of a schedule."""
+        return 1.0
 
     def __post_init__(self) -> None:
         check_range("model.optim", 0, base_lr=self.base_lr, min_lr=self.min_lr, warmup_epochs=self.warmup_epochs)
@@ -172,6 +183,68 @@ class AdamWSettings(ScheduleSettings):
             groups = param_groups_layer_decay(module, self.weight_decay, no_decay, layer_decay=self.layer_decay)
             for group in groups:
                 group["lr"] = peak_lr * group.pop("lr_scale")
+        return torch.optim.AdamW(self.by_rules(groups, module, peak_lr), lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
+
+
+@dataclass
+class PhasedSettings(ScheduleSettings):
+    """AdamW as in V-JEPA and V-JEPA 2 (official code): a warm-up that starts above 0, a cosine, a constant rate or a linear
+    cool-down after it, and a weight decay that changes by half a cosine.
+
+    `horizon_epochs` is the length of all schedules of a run, also that of a momentum. V-JEPA's is 1.25 times its epochs, so
+    that they end before their final values. A constant rate after the warm-up has `min_lr` equal to `base_lr`.
+
+    Args:
+        warmup_lr: learning rate at the start of the warm-up, scaled like `base_lr`.
+        shape: curve from `base_lr` to `min_lr`.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled decay at the start; not applied to biases and norms.
+        final_weight_decay: decay at the horizon; null keeps `weight_decay`.
+    """
+
+    base_lr: float = 6.25e-4
+    min_lr: float = 1e-6
+    scale_lr: bool = False
+    warmup_lr: float = 2e-4
+    shape: Literal["cosine", "linear"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.04
+    final_weight_decay: float | None = None
+
+    ahead: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("model.optim", base_lr=self.base_lr)
+        check_range("model.optim", 0, warmup_lr=self.warmup_lr, **given(final_weight_decay=self.final_weight_decay))
+        _check_adam(self.betas, self.eps, self.weight_decay)
+        if self.final_weight_decay and not self.weight_decay:
+            raise SettingError("model.optim.weight_decay is 0, so final_weight_decay has no effect; set both, or leave it out.")
+
+    @property
+    def decays_by_schedule(self) -> bool:
+        """See `ScheduleSettings`."""
+        return self.final_weight_decay is not None
+
+    def decay_factor(self, done: float, total: float) -> float:
+        """See `ScheduleSettings.decay_factor`."""
+        assert self.final_weight_decay is not None
+        return Schedule(1.0, self.final_weight_decay / self.weight_decay, horizon=total).at(done)
+
+    def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
+        """Factor on the peak rate as a function of completed epochs."""
+        start = self.warmup_lr / self.base_lr
+        return Schedule(1.0, final, self.shape, warmup=warmup, warmup_start=start, horizon=total).at
+
+    def describe(self, final: float, total: float) -> str:
+        """Description of the schedule after the warm-up."""
+        return f"{self.shape} to {final:.3g} after {total:g} epochs"
+
+    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
+        """See `ScheduleSettings.build`."""
+        groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
         return torch.optim.AdamW(self.by_rules(groups, module, peak_lr), lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
 
 

@@ -24,7 +24,11 @@ class BFloat16Weights(Precision):
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Convert the layers of a method's networks, which are its children with a method `no_weight_decay`."""
-        networks = [part for part in module.children() if hasattr(part, "no_weight_decay")]
+        networks = [
+            part
+            for part in module.children()
+            if hasattr(part, "no_weight_decay") and not getattr(part, "is_momentum_copy", False)
+        ]
         layers = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
         for layer in layers:
             layer.to(torch.bfloat16)

@@ -20,6 +20,8 @@ from modules.weights.torchscript import is_torchscript, read_torchscript
 ALLOWED_CLASSES: list[Any] = [argparse.Namespace]
 # Keys of the weights in files with further content: official pretraining, DeepSpeed, Lightning, timm's EMA.
 WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema")
+# Keys of the networks in files without one of these (V-JEPA), which become the first part of their weights' names.
+NETWORK_ENTRIES = ("encoder", "predictor", "target_encoder")
 # Names of weight files in a folder: those of transformers, and DeepSpeed's without model parallelism.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
 # Prefixes of wrapped networks: those of DataParallel and DDP, and of torch.compile.
@@ -92,6 +94,9 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
             break
+    else:
+        if isinstance(content, dict):
+            content = _networks(content) or content
     if not isinstance(content, dict):
         raise SettingError(f"{setting} names {path}, which contains no dictionary of weights; pass another file.")
     weights = _unwrapped({key: value for key, value in content.items() if isinstance(value, Tensor)}, path)
@@ -99,6 +104,12 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         raise SettingError(f"{setting} names {path}, which contains no tensors; pass another file.")
     command = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(weights, record if isinstance(record, dict) else {}, command)
+
+
+def _networks(content: dict[str, Any]) -> dict[str, Any]:
+    """The weights of several networks, under the names of their entries."""
+    networks = {entry: content[entry] for entry in NETWORK_ENTRIES if isinstance(content.get(entry), dict)}
+    return {f"{entry}.{name}": value for entry, weights in networks.items() for name, value in weights.items()}
 
 
 def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

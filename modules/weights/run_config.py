@@ -51,7 +51,7 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
     for name, in_clip in (("num_frames", "frames"), ("image_size", "size")):
         found[name] = clip.get(in_clip) if found[name] is None else found[name]
     # Earlier versions had the decoder's heads among the method's settings, and the stride next to the frames.
-    heads = inside(model, "decoder").get("heads", model.get("decoder_heads"))
+    heads = inside(model, "decoder").get("heads", model.get("decoder_heads", inside(model, "predictor").get("heads")))
     stride = inside(clip, "sampler", "init_args").get("stride", clip.get("stride"))
     found |= {"decoder_heads": heads, "stride": stride}
     return {name: value for name, value in found.items() if type(value) is int}

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from modules.core.errors import SettingError, check_positive, given
+from modules.weights.names.vjepa import CODE_NUMBER, KINDS, Codes
 
 
 class Preset(NamedTuple):
@@ -97,6 +98,11 @@ class Architecture:
     pools_class: bool = False
     """whether its classifier, which may be left out, takes the class token, and not the mean of the others"""
 
+    codes: Codes | None = None
+    """kind of positions of V-JEPA, whose predictor then has the sizes of the decoder; None for other networks"""
+    mask_tokens: int | None = None
+    """mask tokens of V-JEPA's predictor"""
+
     @property
     def interpolates(self) -> bool:
         """Whether its position codes are interpolated from those of another clip size."""
@@ -144,10 +150,14 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
             raise SettingError(f"{source}: tokens of {part} do not divide {option} {value}; pass the right --{option}.")
     heads = count_heads(width, facts.get("num_heads"), source)
     others: dict[str, Any] = {}
-    if "decoder.embed.weight" in weights:
-        others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
+    if f"backbone.{CODE_NUMBER}" in weights:
+        others["codes"] = KINDS[int(weights[f"backbone.{CODE_NUMBER}"])]
+    if "predictor.predictor_embed.weight" in weights:
+        others |= _predictor_sizes(weights, facts.get("decoder_heads"), heads, source)
+    elif "decoder.embed.weight" in weights:
+        others |= _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
     elif "head.weight" in weights:
-        others = {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
+        others |= {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
     return Architecture(
         embed_dim=width,
         depth=count_blocks(weights, "backbone.blocks."),
@@ -199,6 +209,25 @@ def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[
         "decoder_out": shape_of(weights, "decoder.head.weight", 2, source)[0],
         "num_prototypes": shape_of(weights, "prototypes", 2, source)[0] if has_prototypes else None,
         "projection_inputs": inputs or None,
+    }
+
+
+PREDICTOR_HEADS = 12
+"""Heads of V-JEPA 2's predictor (official settings). V-JEPA's has as many as the encoder."""
+
+
+def _predictor_sizes(weights: dict[str, Tensor], asked: int | None, heads: int, source: str) -> dict[str, Any]:
+    """Sizes of V-JEPA's predictor."""
+    width = shape_of(weights, "predictor.predictor_embed.weight", 2, source)[0]
+    rotary = KINDS[int(weights[f"backbone.{CODE_NUMBER}"])] in ("rotary", "tiled_rotary")
+    own = asked or (PREDICTOR_HEADS if rotary else heads)
+    if width % own:
+        raise SettingError(f"{source}: {own} heads do not divide the predictor's width {width}; pass --decoder_heads.")
+    return {
+        "decoder_dim": width,
+        "decoder_depth": count_blocks(weights, "predictor.predictor_blocks."),
+        "decoder_heads": own,
+        "mask_tokens": count_blocks(weights, "predictor.mask_tokens."),
     }
 
 

@@ -38,7 +38,17 @@ def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
     Returns:
         float32 [1, N, dim]
     """
-    table = sincos_positions(trained.tokens, dim)
+    return resize_positions(sincos_positions(trained.tokens, dim), trained, grid)
+
+
+def resize_positions(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
+    """Interpolate position codes over time, rows and columns (trilinear, corners not aligned): [1, N0, D] -> [1, N, D].
+
+    Args:
+        table: position codes of the grid `trained`.
+        trained: its grid.
+        grid: grid of the result.
+    """
     if trained[:3] == grid[:3]:
         return table
     cube = table.transpose(1, 2).unflatten(2, trained[:3])
@@ -63,6 +73,31 @@ def sincos_positions_2d(rows: int, columns: int, dim: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * rate for place in (column, row)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()[None]
+
+
+def sincos_positions_3d(grid: Grid, dim: int, uniform: bool = True) -> Tensor:
+    """Fixed sin-cos position codes of the slice, row and column of a token (V-JEPA, official code), computed in float64.
+
+    Each axis has its own channels, time first: sines, then cosines of the place / 10000^(2j / channels).
+
+    Args:
+        grid: grid of the tokens.
+        dim: width of a code.
+        uniform: all axes have equally many channels, and the last ones are cut to `dim` (the official `uniform_power`).
+            Otherwise, time has half of the channels, rows and columns a quarter each.
+
+    Returns:
+        float32 [1, N, dim]
+    """
+    third = -(-dim // 6) * 2
+    widths = (third, third, third) if uniform else (dim // 2, dim // 4, dim // 4)
+    places = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid[:3]), indexing="ij")
+    codes = []
+    for place, width in zip(places, widths, strict=True):
+        rate = torch.pow(10000.0, -2 * torch.arange(width // 2, dtype=torch.float64) / width)
+        angle = place.flatten()[:, None] * rate
+        codes += [angle.sin(), angle.cos()]
+    return torch.cat(codes, 1)[None, :, :dim].float()
 
 
 def resample_frame_positions(codes: Tensor, prefix: int, trained: tuple[int, int], size: tuple[int, int]) -> Tensor:

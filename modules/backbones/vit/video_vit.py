@@ -175,7 +175,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
                 f"position codes; {settings} change it."
             )
         self.trained_grid = self.grid_of(frames, size)
-        self.positions = position_codes(self.grid, self.trained_grid, self.embed_dim).to(self.positions)
+        self.positions = self.codes(self.grid).to(self.positions)
         self._other_positions.clear()
         if self.trained_grid[:3] != self.grid[:3]:
             old, new = (" x ".join(map(str, grid[:3])) for grid in (self.trained_grid, self.grid))
@@ -210,6 +210,10 @@ class VideoViT(PixelInput, Layered, nn.Module):
             )
         return grid
 
+    def codes(self, grid: Grid) -> Tensor:
+        """Position codes [1, N, D] of a grid, interpolated from those of the pretraining grid."""
+        return position_codes(grid, self.trained_grid, self.embed_dim)
+
     def positions_of(self, grid: Grid) -> Tensor:
         """Position codes [1, N, D] on the network's device. Those of other grids than the settings' are computed once."""
         if grid == self.grid:
@@ -223,7 +227,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
                 self._other_positions.pop(next(iter(self._other_positions)))
             # Training must be able to use codes that validation requested first.
             with torch.inference_mode(False):
-                codes = position_codes(grid, self.trained_grid, self.embed_dim).to(self.positions)
+                codes = self.codes(grid).to(self.positions)
             self._other_positions[key] = codes
         return self._other_positions[key]
 
@@ -286,11 +290,11 @@ class VideoViT(PixelInput, Layered, nn.Module):
         tokens: Tensor = self.patch_embed(cubes) + positions
         return tokens
 
-    def transform(self, tokens: Tensor, norm: bool = True) -> Tensor:
-        """All blocks and optionally the final norm: [B, n, D] -> [B, n, D]."""
+    def transform(self, tokens: Tensor, norm: bool = True, *more: Tensor | None) -> Tensor:
+        """All blocks and optionally the final norm: [B, n, D] -> [B, n, D]; `more` are further arguments of each block."""
         for block in self.blocks:
             again = self.recompute_blocks and self.training
-            tokens = recompute(block, tokens, use_reentrant=False) if again else block(tokens)
+            tokens = recompute(block, tokens, *more, use_reentrant=False) if again else block(tokens, *more)
         result: Tensor = self.norm(tokens) if norm else tokens
         return result
 

@@ -21,8 +21,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(online: Network) -> Network:
-    """A copy with separate storage and without trained parameters."""
-    return copy.deepcopy(online).requires_grad_(False)
+    """A copy with separate storage and without trained parameters. It stays in float32 (`modules.training.precision`)."""
+    slow = copy.deepcopy(online).requires_grad_(False)
+    slow.is_momentum_copy = True  # type: ignore[assignment]
+    return slow
 
 
 @torch.no_grad()
