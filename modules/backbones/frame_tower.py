@@ -97,6 +97,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
         self.name, self.num_frames, self.image_size, self.pooling = name, num_frames, image_size, pooling
         self.is_untrained = checkpoint is None
         """Whether the weights are random, so that a method may initialise them in its own way."""
+        self.has_weights = not self.is_untrained
         self.embed_dim = int(self.vit.embed_dim)
         side = image_size // patch
         self.grid = Grid(num_frames // every, side, side, every, patch)
