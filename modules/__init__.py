@@ -14,6 +14,7 @@ from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
+from modules.methods.crossvideomae import CrossVideoMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -48,6 +49,7 @@ __all__ = [
     "CenterMask",
     "Classification",
     "CropMAE",
+    "CrossVideoMAE",
     "FusedClassification",
     "Green3D",
     "LabelPropagation",
