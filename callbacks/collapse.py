@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.features import ValidationProbe, extract, probe_sets, watched
+from callbacks.features import ValidationProbe, extract_all, probe_sets, watched
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.training.method import Method
@@ -58,8 +60,15 @@ def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
             return
 
 
+def further_encoders(method: Method) -> list[str]:
+    """Names of a method's encoders of clips other than the one that is kept."""
+    return list(method.encoders())[1:]
+
+
 class CollapseAlarm(ValidationProbe):
     """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once if they fall.
+
+    Of a method with further encoders of clips, those of each are logged as well, such as `collapse/partner/rankme`.
 
     Both are compared with earlier values of the same network, including those before training: features of a healthy network
     may share a large mean, so there is no absolute threshold. The alarm is raised when either falls below `max_fall` of the
@@ -82,11 +91,26 @@ class CollapseAlarm(ValidationProbe):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the untrained network: collapse may happen within the first epoch."""
         if isinstance(pl_module, Method) and not self._highest:
-            self._keep_highest(measure(self._read(trainer, pl_module)))
+            self._keep_highest(self._measure(self._read(trainer, pl_module)))
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
         """The first samples, labelled or not."""
         return self.samples
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Embed the batch, also with further encoders."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not trainer.sanity_checking and not dataloader_idx and isinstance(pl_module, Method):
+            for encoder in further_encoders(pl_module):
+                probe_sets(trainer).see(trainer, pl_module, batch, batch_idx, self.samples, encoder)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and compare.
@@ -95,16 +119,25 @@ class CollapseAlarm(ValidationProbe):
             SettingError: on collapse, with `stop`.
         """
         if not trainer.sanity_checking and isinstance(pl_module, Method):
-            features = probe_sets(trainer).validation(trainer, pl_module).rows[: self.samples]
-            self._compare(trainer, pl_module, features)
+            sets, encoders = probe_sets(trainer), [None, *further_encoders(pl_module)]
+            rows = [sets.validation(trainer, pl_module, encoder).rows for encoder in encoders]
+            self._compare(trainer, pl_module, self._named(pl_module, rows))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same for runs without validation."""
         if isinstance(pl_module, Method) and not (trainer.enable_validation and _has_validation(trainer)):
             self._compare(trainer, pl_module, self._read(trainer, pl_module))
 
-    def _compare(self, trainer: Trainer, method: Method, features: Tensor) -> None:
-        values = measure(features)
+    def _named(self, method: Method, rows: list[Tensor]) -> dict[str, Tensor]:
+        """Features of the method's encoders by the beginning of their logged names, no more than were asked for."""
+        starts = ["", *(f"{encoder}/" for encoder in further_encoders(method))]
+        return {start: own[: self.samples] for start, own in zip(starts, rows, strict=True)}
+
+    def _measure(self, features: dict[str, Tensor]) -> dict[str, float]:
+        return {f"{start}{name}": value for start, rows in features.items() for name, value in measure(rows).items()}
+
+    def _compare(self, trainer: Trainer, method: Method, features: dict[str, Tensor]) -> None:
+        values = self._measure(features)
         method.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
         # There are no earlier values outside of training.
         fallen = [
@@ -127,14 +160,16 @@ class CollapseAlarm(ValidationProbe):
         # The order matters: `max` returns its first argument if the second is NaN.
         self._highest = {name: max(self._highest.get(name, 0.0), value) for name, value in values.items()}
 
-    def _read(self, trainer: Trainer, method: Method) -> Tensor:
-        """Features outside of a validation: float32 [N, D], each clip once, in a fixed order, equal in all processes."""
+    def _read(self, trainer: Trainer, method: Method) -> dict[str, Tensor]:
+        """Features outside of a validation: float32 [N, D], each clip once, in a fixed order, equal in all processes; see
+        `_named`."""
         sets = probe_sets(trainer)
         batches = sets.validation_batches(trainer) if _has_validation(trainer) else sets.probe_loader(trainer)
         # Samples alternate between processes, so that together they have the first clips of the set.
         clips = first_clips(batches, -(-self.samples // trainer.world_size))
         clips = watched(trainer, clips, "CollapseAlarm: features")
-        return extract(trainer, method, clips, method.embed)[0][: self.samples]
+        readouts = [method.embed, *(partial(method.embed, encoder=encoder) for encoder in further_encoders(method))]
+        return self._named(method, [rows for rows, _ in extract_all(trainer, method, clips, readouts)])
 
     def state_dict(self) -> dict[str, object]:
         """The highest values, and whether the alarm was raised."""

@@ -1,6 +1,7 @@
 """Frozen features for probes: every validation clip is embedded once for all callbacks, during the validation pass."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any, NamedTuple
@@ -77,30 +78,20 @@ class _Share:
         return self._joined
 
 
-def extract(
-    trainer: Trainer,
-    method: Method,
-    loader: Iterable[Batch],
-    readout: Callable[[Batch], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Features and labels of all usable samples of a loader, from all processes, each sample once.
-
-    Args:
-        trainer: trainer, which moves batches and knows the processes.
-        method: method; the readout runs in its evaluation mode.
-        loader: loader of labelled batches.
-        readout: batch -> float [B, D].
-
-    Returns:
-        float32 [N, D] and int64 [N] on the method's device; empty if nothing is labelled.
-    """
-    return extract_all(trainer, method, loader, [readout])[0]
-
-
 def extract_all(
     trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Like `extract`, for several readouts in one pass over the loader."""
+    """Features and labels of all usable samples of a loader, from all processes, each sample once, in one pass.
+
+    Args:
+        trainer: trainer, which moves batches and knows the processes.
+        method: method; the readouts run in its evaluation mode.
+        loader: loader of labelled batches.
+        readouts: functions from a batch to float [B, D].
+
+    Returns:
+        for each readout, float32 [N, D] and int64 [N] on the method's device; empty if nothing is labelled.
+    """
     shares = _read(trainer, method, loader, readouts)
     found = [share.join(trainer, method.device).labelled() for share in shares]
     return [(one.rows, one.label) for one in found]
@@ -132,7 +123,8 @@ class ProbeSets:
 
     def begin(self) -> None:
         """Forget the features of the last validation."""
-        self._validation, self._batches = _Share(), 0
+        self._validation: defaultdict[str, _Share] = defaultdict(_Share)
+        self._batches: defaultdict[str, int] = defaultdict(int)
         self._bank: _Share | None = None
 
     def probe_loader(self, trainer: Trainer) -> Any:
@@ -157,7 +149,9 @@ class ProbeSets:
             limit = int(len(loader) * limit)
         return islice(loader, limit or None)
 
-    def see(self, trainer: Trainer, method: Method, batch: Batch, batch_idx: int, samples: int) -> None:
+    def see(
+        self, trainer: Trainer, method: Method, batch: Batch, batch_idx: int, samples: int, encoder: str | None = None
+    ) -> None:
         """Embed a batch of the current validation, unless this is already done or this process has enough samples.
 
         Args:
@@ -166,13 +160,15 @@ class ProbeSets:
             batch: batch on the device.
             batch_idx: its index in the validation.
             samples: number of samples needed, the first ones over all processes.
+            encoder: which of the method's `encoders`; None for the one that is kept.
         """
+        key = encoder or ""
         # Samples alternate between processes, so that together they have the first samples of the set.
-        if batch_idx < self._batches or self._validation.samples * trainer.world_size >= samples:
+        if batch_idx < self._batches[key] or self._validation[key].samples * trainer.world_size >= samples:
             return
         with evaluating(method), trainer.precision_plugin.forward_context():
-            self._validation.add(batch, method.embed(batch))
-        self._batches = batch_idx + 1
+            self._validation[key].add(batch, method.embed(batch, encoder) if encoder else method.embed(batch))
+        self._batches[key] = batch_idx + 1
 
     def read_bank(self, trainer: Trainer, method: Method) -> None:
         """Embed this process's probe samples, unless this is already done in this validation."""
@@ -180,9 +176,9 @@ class ProbeSets:
             batches = watched(trainer, self.probe_loader(trainer), "Features of training samples")
             (self._bank,) = _read(trainer, method, batches, [method.embed])
 
-    def validation(self, trainer: Trainer, method: Method) -> Features:
-        """Features of the requested validation samples; all processes must call this."""
-        return self._validation.join(trainer, method.device)
+    def validation(self, trainer: Trainer, method: Method, encoder: str | None = None) -> Features:
+        """Features of the requested validation samples by an encoder as in `see`; all processes must call this."""
+        return self._validation[encoder or ""].join(trainer, method.device)
 
     def bank(self, trainer: Trainer, method: Method) -> Features:
         """Features of the labelled probe samples; all processes must call this."""

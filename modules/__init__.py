@@ -16,6 +16,7 @@ from modules.masks.sequences import ImportantSteps, RandomSteps
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
+from modules.methods.crossvideomae import CrossVideoMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.lvmae import LVMAE
@@ -54,6 +55,7 @@ __all__ = [
     "CenterMask",
     "Classification",
     "CropMAE",
+    "CrossVideoMAE",
     "FusedClassification",
     "Green3D",
     "ImportantSteps",

@@ -37,13 +37,15 @@ from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
-from modules.layers.targets import InputPixelTarget, PixelTarget
+from modules.layers.relations import RelationSettings
+from modules.layers.targets import EncoderTarget, InputPixelTarget, PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.blocks import MultiBlockMask
 from modules.masks.clip import UniformMask
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
+from modules.methods.crossvideomae import AgreementSettings, CrossVideoMAE, ImageBranch
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -126,10 +128,17 @@ def tiny_vit() -> VideoViT:
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
 
 
-def tiny_tower() -> FrameTower:
+def tiny_tower(frames: int = FRAMES) -> FrameTower:
     """MAE's image encoder with two blocks of width 32 on each of 4 frames of 32 px: 4 x 4 tokens each."""
     sizes: dict[str, int] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    return FrameTower("vit_base_patch16_224.mae", FRAMES, SIDE, checkpoint=None, **sizes)
+    return FrameTower("vit_base_patch16_224.mae", frames, SIDE, checkpoint=None, **sizes)
+
+
+def tiny_relations() -> RelationSettings:
+    """Relations of a random teacher, which has a grid of another length."""
+    teacher = EncoderTarget(tiny_tower(), normalise=False)
+    teacher.encoder.has_weights = True
+    return RelationSettings(teacher)
 
 
 def tiny_spacetime() -> SpacetimeViT:
@@ -184,6 +193,14 @@ METHODS = [
         variant=True,
     ),
     Case(
+        "VideoMAE with relations",
+        lambda: VideoMAE(
+            tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM, relations=tiny_relations()
+        ),
+        "videomae.yaml",
+        variant=True,
+    ),
+    Case(
         "STMAE",
         lambda: STMAE(tiny_spacetime(), InputPixelTarget(), UniformMask(0.5), DecoderSettings(1), flip=0.5, optim=OPTIM),
         "stmae.yaml",
@@ -197,6 +214,21 @@ METHODS = [
         "SIGMA",
         lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8]), 12, optim=OPTIM),
         "sigma_mlp.yaml",
+    ),
+    Case(
+        "CrossVideoMAE",
+        lambda: CrossVideoMAE(
+            tiny_vit(),
+            tiny_tower(1),
+            PixelTarget(),
+            TubeMask(0.5),
+            DecoderSettings(1),
+            ImageBranch(0.75, True, 1, 16, 1),
+            AgreementSettings(16),
+            optim=OPTIM,
+            flip=0.5,
+        ),
+        "crossvideomae.yaml",
     ),
     Case("CropMAE", lambda: CropMAE(tiny_tower(), mask_ratio=0.75, decoder=CROSS, optim=OPTIM, flip=0.5), "cropmae.yaml"),
     Case(

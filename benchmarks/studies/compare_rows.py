@@ -51,6 +51,7 @@ ROWS = (
     Row("cropmae", "CropMAE", "", "cropmae", UNMEASURED),
     Row("vjepa", "V-JEPA", "", "vjepa", UNMEASURED),
     Row("vjepa2", "V-JEPA 2", "", "vjepa", UNMEASURED),
+    Row("crossvideomae", "CrossVideoMAE", "", "crossvideomae", UNMEASURED),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
     Row("cvrl", "CVRL", "", "cvrl", LATER),

@@ -7,6 +7,7 @@ do not see each other. How frames become one feature of a clip is this project's
 
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.positions import resample_frame_positions
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.preprocessing import Normalisation, say
-from modules.core.tokens import Grid, Pooling
+from modules.core.tokens import Grid, Pooling, gather_tokens
 from modules.core.undocumented import embedded
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.clip import clip_names
@@ -97,6 +98,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
         self.name, self.num_frames, self.image_size, self.pooling = name, num_frames, image_size, pooling
         self.is_untrained = checkpoint is None
         """Whether the weights are random, so that a method may initialise them in its own way."""
+        self.has_weights = not self.is_untrained
         self.embed_dim = int(self.vit.embed_dim)
         side = image_size // patch
         self.grid = Grid(num_frames // every, side, side, every, patch)
@@ -178,6 +180,23 @@ class FrameTower(PixelInput, Layered, nn.Module):
             return embedded(self.vit, frames)
         prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
         return embedded(self.vit, frames, resample_frame_positions(codes, prefix, self.grid[1:3], size))
+
+    def encode_frames(self, frames: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens of normalised frames after the final norm, class and register tokens first.
+
+        Args:
+            frames: float [F, 3, H, W]
+            visible: int64 [F, Nv], patches to encode; None encodes all.
+
+        Returns:
+            [F, prefix + Nv or N, D]
+        """
+        tokens = self.embed_frames(frames)
+        if visible is not None:
+            prefix = self.vit.num_prefix_tokens
+            tokens = torch.cat([tokens[:, :prefix], gather_tokens(tokens[:, prefix:], visible)], 1)
+        result: Tensor = self.vit.norm(self.vit.blocks(tokens))
+        return result
 
     def _patches(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Tokens of frames [B * t, n, D] -> those of the patches alone, [B, t * h * w, D]."""

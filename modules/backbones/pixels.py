@@ -16,6 +16,8 @@ class PixelInput:
     """where neither a setting nor the weights say"""
     normalisation: Normalisation
     asked_normalisation: Normalisation | None
+    has_weights: bool = False
+    """whether weights were loaded"""
 
     def feed(self, asked: Normalisation | None) -> None:
         """Set the normalisation. With None, the weights decide when they are loaded."""
@@ -39,6 +41,7 @@ class PixelInput:
         Returns:
             Lines to print.
         """
+        self.has_weights = True
         self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, self.usual_normalisation)
         return lines
 

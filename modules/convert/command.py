@@ -30,6 +30,7 @@ from modules.convert.export import build, check_installed, described, write_runt
 from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
 from modules.convert.huggingface import model_config, preprocessor_config
 from modules.convert.networks import (
+    IMAGE_BRANCH,
     Converted,
     Format,
     convert_beit,
@@ -232,6 +233,8 @@ def write(converted: Converted, out: Path, to: Format) -> None:
             f"--to {to} does not support position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
             f"of {sizes.pretrained_size} px; pass --to safetensors."
         )
+    if to != "safetensors" and any(key.startswith(IMAGE_BRANCH) for key in weights):
+        raise SettingError(f"--to {to} does not support CrossVideoMAE's image branch; pass --part backbone.")
     other = sizes is not None and (sizes.learned is not None or sizes.cosine_attention or sizes.codes is not None)
     if other and to == "huggingface":
         raise SettingError(

@@ -42,6 +42,10 @@ FRAME_POSITIONS = "frame_positions"
 """A tensor that only BEiT with temporal attention has."""
 
 
+IMAGE_BRANCH = ("image_backbone.", "image_decoder.", "image_projection.", "video_projection.")
+"""Parts of CrossVideoMAE that a VideoMAE does not have; they have no other names, and are kept unchanged."""
+
+
 class Converted(NamedTuple):
     """Weights under this project's names, and their description."""
 
@@ -58,6 +62,8 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         SettingError: if it does not fit.
     """
     weights = vit_weights(source)
+    branch = {key: value for key, value in weights.items() if key.startswith(IMAGE_BRANCH)}
+    weights = {key: value for key, value in weights.items() if key not in branch}
     may_leave: tuple[str, ...] = ()
     kept = weights
     if part == "backbone":
@@ -83,7 +89,8 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
         "frames": architecture.num_frames,
         "stride": facts.get("stride"),
     }
-    return Converted({key: weights[key] for key in report.matched}, passport, architecture)
+    matched = {key: weights[key] for key in report.matched}
+    return Converted(matched | branch if part == "all" else matched, passport, architecture)
 
 
 def vit_weights(source: Source) -> dict[str, Tensor]:

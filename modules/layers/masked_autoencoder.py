@@ -11,6 +11,7 @@ from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.layers.drawing.clips import BORROWED, masked_pictures
+from modules.layers.relations import RelationSettings
 from modules.layers.targets import PixelTarget, Target
 from modules.masks.base import Mask, MaskGenerator
 from modules.training.method import Method
@@ -32,19 +33,29 @@ class MaskedAutoencoder(Method):
         target: prediction target.
         mask: mask generator.
         optim: optimiser and schedule.
+        relations: distillation of token relations, for methods that have this setting.
 
     Raises:
-        SettingError: if target or mask do not match the encoder's token grid.
+        SettingError: if target, mask or teacher do not match the encoder's token grid.
     """
 
     backbone: VideoViT
     decoder: MaskedDecoder | SpacetimeDecoder
 
-    def __init__(self, backbone: VideoViT, target: Target, mask: MaskGenerator, optim: ScheduleSettings) -> None:
+    def __init__(
+        self,
+        backbone: VideoViT,
+        target: Target,
+        mask: MaskGenerator,
+        optim: ScheduleSettings,
+        relations: RelationSettings | None = None,
+    ) -> None:
         super().__init__(optim)
         target.check(backbone)
         mask.check(backbone.grid)
-        self.backbone, self.target, self.mask = backbone, target, mask
+        if relations is not None:
+            relations.check(backbone)
+        self.backbone, self.target, self.mask, self.relations = backbone, target, mask, relations
 
     def build_decoder(self, settings: DecoderSettings, out_dim: int | None = None) -> None:
         """Add the decoder as the last part, because the order of parts determines initial weights and the optimiser's state.
@@ -84,6 +95,27 @@ class MaskedAutoencoder(Method):
         """
         return self.target.of_tokens(clip, places, self.backbone.grid, self.backbone.normalisation)
 
+    def encode(self, clip: Tensor, visible: Tensor) -> Tensor:
+        """Encode the visible tokens.
+
+        Args:
+            clip: uint8 [B, T, H, W, 3]
+            visible: int64 [R * B, Nv], token indices, ordered as in `targets`.
+
+        Returns:
+            [R * B, Nv, D]
+
+        Raises:
+            SettingError: if the clips are not those that masks are for.
+        """
+        frames, height, width = clip.shape[1:4]
+        if (frames, height, width) != self.backbone.grid.clip_shape:
+            raise SettingError(
+                f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
+                f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
+            )
+        return self.backbone.encode_clip(clip, visible)
+
     def predict(self, clip: Tensor, visible: Tensor, places: Tensor) -> Tensor:
         """Encode the visible tokens and predict others.
 
@@ -95,14 +127,26 @@ class MaskedAutoencoder(Method):
         Returns:
             [R * B, Nt, D]
         """
-        frames, height, width = clip.shape[1:4]
-        if (frames, height, width) != self.backbone.grid.clip_shape:
-            raise SettingError(
-                f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
-                f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
-            )
-        result: Tensor = self.decoder(self.backbone.encode_clip(clip, visible), visible, places)
+        result: Tensor = self.decoder(self.encode(clip, visible), visible, places)
         return result
+
+    def with_relations(self, output: StepOutput, tokens: Tensor, visible: Tensor) -> StepOutput:
+        """Add the loss of token relations to the output of a step, if there is a teacher.
+
+        Args:
+            output: output of the step, which shows the clip that was encoded.
+            tokens: output of `encode`.
+            visible: int64 [R * B, Nv], the indices of these tokens.
+        """
+        if self.relations is None:
+            return output
+        loss = self.relations.loss(tokens, output["show"]["clip"], visible, self.backbone)
+        log = {"relation_loss": loss.detach(), "prediction_loss": output["loss"].detach()}
+        return {
+            "loss": output["loss"] + self.relations.weight * loss,
+            "log": output["log"] | log,
+            "show": output["show"],
+        }
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -109,12 +109,7 @@ class SiameseMAE(Method):
         Returns:
             [F, 1 + Nv or N, D], class token first, after the final norm.
         """
-        tokens = self.backbone.embed_frames(images)
-        if visible is not None:
-            prefix = self.backbone.vit.num_prefix_tokens
-            tokens = torch.cat([tokens[:, :prefix], gather_tokens(tokens[:, prefix:], visible)], 1)
-        result: Tensor = self.backbone.vit.norm(self.backbone.vit.blocks(tokens))
-        return result
+        return self.backbone.encode_frames(images, visible)
 
     def predict(self, first: Tensor, second: Tensor, visible: Tensor) -> Tensor:
         """Predict all patches of the second images.

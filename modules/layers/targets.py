@@ -1,6 +1,6 @@
-"""Prediction targets of masked methods: pixels, or features of a frozen image encoder.
+"""Prediction targets of masked methods: pixels, or features of a frozen encoder of images or videos.
 
-A target is a callable on the encoder's normalised clips, without trained parameters. Image encoders are not submodules of the
+A target is a callable on the encoder's normalised clips, without trained parameters. Frozen encoders are not submodules of the
 method, so they are not in the optimiser, DDP or checkpoints.
 """
 
@@ -9,9 +9,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.image_towers import clip_tower, timm_normalisation, timm_tower
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError, check_positive, given
 from modules.core.preprocessing import IMAGENET, Normalisation
@@ -25,8 +29,13 @@ class Target(ABC):
     def dim(self, grid: Grid) -> int:
         """Width of a token's target."""
 
-    def check(self, backbone: VideoViT) -> None:  # noqa: B027  (most targets fit any encoder)
-        """Check before the first step that this target fits the encoder's token grid."""
+    def check(self, backbone: VideoViT, setting: str = "model.target") -> None:  # noqa: B027  (most fit any encoder)
+        """Check before the first step that this target fits the encoder's token grid.
+
+        Args:
+            backbone: encoder.
+            setting: command-line path of this target.
+        """
 
     @abstractmethod
     def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
@@ -136,13 +145,13 @@ class InputPixelTarget(PixelTarget):
         check_positive("model.target", **given(frames=frames))
         self.frames = frames
 
-    def check(self, backbone: VideoViT) -> None:
+    def check(self, backbone: VideoViT, setting: str = "model.target") -> None:
         """Check that the target frames can be divided among the slices of tokens."""
         grid = backbone.grid
         frames = grid.t * grid.tubelet
         if self.frames is not None and (self.frames % grid.t or self.frames > frames):
             raise SettingError(
-                f"model.target.frames is {self.frames}, but the {frames} frames of a clip are in {grid.t} slices of tokens; "
+                f"{setting}.frames is {self.frames}, but the {frames} frames of a clip are in {grid.t} slices of tokens; "
                 f"set it to a multiple of {grid.t} up to {frames}, or to null."
             )
 
@@ -273,12 +282,12 @@ class TowerTarget(Target):
         """Width of the tower."""
         return self.width
 
-    def check(self, backbone: VideoViT) -> None:
+    def check(self, backbone: VideoViT, setting: str = "model.target") -> None:
         """Check that the tower's input has the size of the encoder's frames."""
         if backbone.image_size != self.side:
             raise SettingError(
-                f"The image encoder of model.target takes frames of {self.side} px, the backbone {backbone.image_size} px; set "
-                "model.backbone.image_size (and data.clip.size) to the former, or choose another target."
+                f"The image encoder of {setting} takes frames of {self.side} px, the backbone {backbone.image_size} px; set "
+                "model.backbone.image_size (and data.clip.size) to the former, or choose another image encoder."
             )
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -379,3 +388,67 @@ class TimmTarget(TowerTarget):
         tower = timm_tower(name, checkpoint, side)
         size = tower.embed_dim, tower.image_size, tower.patch_size
         super().__init__(tower, *size, normalise, precision, timm_normalisation(name))
+
+
+class EncoderTarget(Target):
+    """Features of a frozen encoder of this project, of videos or of their frames, after its last block and final norm.
+
+    The encoder gets the same clips with its own normalisation, and must accept their size. If its grid is another one than that
+    of the tokens to predict, it is resampled in time and space (trilinear, corners not aligned).
+
+    Args:
+        encoder: the encoder, with its `checkpoint`.
+        normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
+        precision: number format on a GPU.
+    """
+
+    def __init__(
+        self,
+        encoder: VideoViT | VideoCNN | BEiTVideo | FrameTower,
+        normalise: bool = True,
+        precision: Literal["bf16", "32"] = "bf16",
+    ) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.normalise, self.precision = normalise, precision
+
+    def dim(self, grid: Grid) -> int:
+        """Width of the encoder."""
+        return self.encoder.embed_dim
+
+    def check(self, backbone: VideoViT, setting: str = "model.target") -> None:
+        """Check that the encoder accepts the clips; warn if it has no weights."""
+        if hasattr(self.encoder, "clip_grid"):
+            shape = (1, 3, backbone.num_frames, backbone.image_size, backbone.image_size)
+            self.encoder.clip_grid(torch.empty(shape, device="meta"))
+        if not self.encoder.has_weights:
+            rank_zero_warn(
+                f"The {type(self.encoder).__name__} of {setting} has random weights; set {setting}.encoder.checkpoint to a file."
+            )
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Modules to compile: those of the encoder."""
+        return self.encoder.compiled_parts()
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.__call__`."""
+        return self._values(255 * normalisation.restore(video.float()).permute(0, 2, 3, 4, 1), grid)
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`."""
+        return gather_rounds(self._values(clip, grid), places)
+
+    def _values(self, clip: Tensor, grid: Grid) -> Tensor:
+        """Target values [B, N, D] of clips [B, T, H, W, 3] from 0 to 255, as tensors outside inference mode."""
+        if next(self.encoder.parameters()).device != clip.device:
+            self.encoder.to(clip.device)
+        low = self.precision == "bf16" and clip.device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(clip.device.type, torch.bfloat16, enabled=low):
+            video = self.encoder.preprocess(clip)
+            (maps,) = self.encoder.forward_intermediates(video, 1, norm=True, intermediates_only=True)
+            maps = maps.float()
+            if maps.shape[2:] != grid[:3]:
+                maps = F.interpolate(maps, grid[:3], mode="trilinear", align_corners=False)
+            features = maps.flatten(2).transpose(1, 2)
+        return normalise_over_tokens(features) if self.normalise else features + 0.0

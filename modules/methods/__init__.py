@@ -4,6 +4,7 @@
   (features of an image encoder, with moving objects), `sigma` (assignments to learned prototypes), `siammae` (a later frame,
   from an earlier one), `cropmae` (a part of an image, from all of it), `vjepa` (features of hidden blocks by a momentum copy),
   `lvmae` (features of the segments of a long video).
+* Masked prediction and contrast: `crossvideomae` (pixels of a clip and of one of its frames, whose features agree).
 * Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `rspnet` (also speeds of
   clips), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
 * Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one of

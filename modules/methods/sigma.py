@@ -47,6 +47,7 @@ from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.layers.drawing.clips import hide_tokens, replace_tokens, similarity_map
 from modules.layers.masked_autoencoder import MaskedAutoencoder
+from modules.layers.relations import RelationSettings
 from modules.layers.targets import Target
 from modules.losses.contrast import unit_rows
 from modules.losses.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
@@ -270,6 +271,7 @@ class SIGMA(MaskedAutoencoder):
             official .pth. The file sets the number of prototypes and the widths of the MLP. Optimiser and schedule
             start afresh.
         optim: optimiser and schedule.
+        relations: distillation of the relations of visible tokens from a frozen teacher, in addition; null for none.
     """
 
     def __init__(
@@ -284,8 +286,9 @@ class SIGMA(MaskedAutoencoder):
         decoder: DecoderSettings = DecoderSettings(),  # noqa: B008
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+        relations: RelationSettings | None = None,
     ) -> None:
-        super().__init__(backbone, target, mask, optim)
+        super().__init__(backbone, target, mask, optim, relations)
         sinkhorn.check("model.sinkhorn")
         check_positive("model", num_prototypes=num_prototypes, temperature=temperature)
         widths = mlp.widths if mlp is not None else None
@@ -333,7 +336,8 @@ class SIGMA(MaskedAutoencoder):
         clip = self.inputs(batch).flatten(0, 1)
         mask = self.draw_mask(clip.shape[0], generator)
         target = self.targets(clip, mask.targets)
-        prediction = self.predict(clip, mask.visible, mask.targets)
+        tokens = self.encode(clip, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, mask.targets)
         if self.projection is not None:
             target = self.projection(target)
         normalise_rows(self.prototypes)
@@ -341,7 +345,7 @@ class SIGMA(MaskedAutoencoder):
         swapped = swapped_loss(
             target.flatten(0, 1), prediction.flatten(0, 1), self.prototypes, self.temperature, self.sinkhorn, self.training
         )
-        return {
+        output: StepOutput = {
             "loss": swapped.target + swapped.prediction,
             "log": self.monitor(swapped),
             "show": {
@@ -352,6 +356,7 @@ class SIGMA(MaskedAutoencoder):
                 "assigned": swapped.assigned.unflatten(1, mask.targets.shape).transpose(0, 1),
             },
         }
+        return self.with_relations(output, tokens, mask.visible)
 
     def optimizer_step(
         self,

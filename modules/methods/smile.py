@@ -35,6 +35,7 @@ from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
 from modules.core.randomness import host_generator
 from modules.layers.masked_autoencoder import MaskedAutoencoder
+from modules.layers.relations import RelationSettings
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import Mask, MaskGenerator
 from modules.motion.appearance import ObjectBank
@@ -100,6 +101,7 @@ class SMILE(MaskedAutoencoder):
         init_from: file with the weights of the whole method to start from, loaded strictly (stage 2 starts from stage 1):
             our .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
+        relations: distillation of the relations of visible tokens from a frozen teacher, in addition; null for none.
     """
 
     def __init__(
@@ -113,8 +115,9 @@ class SMILE(MaskedAutoencoder):
         decoder: DecoderSettings = DecoderSettings(),  # noqa: B008
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+        relations: RelationSettings | None = None,
     ) -> None:
-        super().__init__(backbone, target, mask, optim)
+        super().__init__(backbone, target, mask, optim, relations)
         check_positive("model", masks_per_clip=masks_per_clip)
         if paste is not None and paste.objects is None:
             raise SettingError("model.paste.objects is not set; name ObjectBank, or set model.paste to null to paste nothing.")
@@ -163,9 +166,11 @@ class SMILE(MaskedAutoencoder):
         clip, boxes = self.add_motion(self.inputs(batch).flatten(0, 1), generator)
         mask = self.repeat_mask(self.draw_mask(clip.shape[0], generator, boxes), generator)
         target = self.targets(clip, mask.targets)
-        prediction = self.predict(clip, mask.visible, mask.targets)
+        tokens = self.encode(clip, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, mask.targets)
         show = {"clip": clip, "masked": mask.targets, "prediction": prediction.detach(), "target": target}
         if boxes is not None:
             (show["boxes"],) = to_device([boxes], clip.device)
         loss = F.mse_loss(prediction.float(), target)
-        return {"loss": loss, "log": {"constant_loss": constant_loss(target)}, "show": show}
+        output: StepOutput = {"loss": loss, "log": {"constant_loss": constant_loss(target)}, "show": show}
+        return self.with_relations(output, tokens, mask.visible)

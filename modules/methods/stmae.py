@@ -30,6 +30,7 @@ from modules.backbones.vit.spacetime_vit import SpacetimeDecoder, SpacetimeViT
 from modules.core.batch import Batch
 from modules.core.output import StepOutput
 from modules.layers.masked_autoencoder import MaskedAutoencoder
+from modules.layers.relations import RelationSettings
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator
 from modules.training.optim import AdamWSettings
@@ -48,6 +49,7 @@ class STMAE(MaskedAutoencoder):
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
+        relations: distillation of the relations of visible tokens from a frozen teacher, in addition; null for none.
     """
 
     backbone: SpacetimeViT
@@ -61,8 +63,9 @@ class STMAE(MaskedAutoencoder):
         flip: float | None = None,
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+        relations: RelationSettings | None = None,
     ) -> None:
-        super().__init__(backbone, target, mask, optim)
+        super().__init__(backbone, target, mask, optim, relations)
         self.flip = RandomFlip("model.flip", flip)
         self.decoder = SpacetimeDecoder(backbone, target.dim(backbone.grid), decoder)
         if init_from is not None:
@@ -75,12 +78,14 @@ class STMAE(MaskedAutoencoder):
             clip = self.flip(clip, generator)
         mask = self.draw_mask(clip.shape[0], generator)
         target = self.targets(clip, mask.targets)
-        prediction = self.predict(clip, mask.visible, mask.targets)
-        return {
+        tokens = self.encode(clip, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, mask.targets)
+        output: StepOutput = {
             "loss": F.mse_loss(prediction.float(), target),
             "log": {"constant_loss": constant_loss(target)},
             "show": {"clip": clip, "masked": mask.targets, "prediction": prediction.detach(), "target": target},
         }
+        return self.with_relations(output, tokens, mask.visible)
 
     def no_weight_decay(self) -> set[str]:
         """Nothing besides biases and one-dimensional parameters: in pretraining, tokens and positions decay (official code)."""

@@ -28,6 +28,7 @@ from modules.core.batch import Batch
 from modules.core.distributed import gather_rows
 from modules.core.output import StepOutput
 from modules.layers.masked_autoencoder import MaskedAutoencoder
+from modules.layers.relations import RelationSettings
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator, is_among
 from modules.training.optim import AdamWSettings
@@ -46,6 +47,7 @@ class VideoMAE(MaskedAutoencoder):
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
+        relations: distillation of the relations of visible tokens from a frozen teacher, in addition; null for none.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class VideoMAE(MaskedAutoencoder):
         decoder_mask: MaskGenerator | None = None,
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+        relations: RelationSettings | None = None,
     ) -> None:
-        super().__init__(backbone, target, mask, optim)
+        super().__init__(backbone, target, mask, optim, relations)
         if decoder_mask is not None:
             decoder_mask.check(backbone.grid, "model.decoder_mask")
         self.decoder_mask = decoder_mask
@@ -76,8 +79,9 @@ class VideoMAE(MaskedAutoencoder):
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
             counts = is_among(decoded, mask.targets, grid.tokens).float()
         target = self.targets(clip, decoded)
-        prediction = self.predict(clip, mask.visible, decoded)
-        return {
+        tokens = self.encode(clip, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, decoded)
+        output: StepOutput = {
             "loss": self.loss(prediction.float(), target, counts),
             "log": {"constant_loss": constant_loss(target, counts)},
             "show": {
@@ -88,6 +92,7 @@ class VideoMAE(MaskedAutoencoder):
                 "target": target,
             },
         }
+        return self.with_relations(output, tokens, mask.visible)
 
     def loss(self, prediction: Tensor, target: Tensor, counts: Tensor | None) -> Tensor:
         """Mean squared error over the tokens that are decoded and masked for the encoder.

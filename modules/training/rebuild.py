@@ -12,7 +12,7 @@ Kind = TypeVar("Kind", bound=LightningModule)
 
 WEIGHTS = ("checkpoint", "init_from")
 """Settings with weight files, which are replaced by the checkpoint's weights."""
-FROZEN = ("target", "clip")
+FROZEN = ("target", "teacher", "clip")
 """Frozen parts that are not in checkpoints, so their files are still needed."""
 
 
@@ -62,7 +62,7 @@ def _without_files(settings: Any, part: str = "") -> Any:
         return settings
     kept = {}
     for name, value in settings.items():
-        # The settings of a class are below its name and `init_args`.
-        inner = part if name == "init_args" else name
+        # The settings of a class are below its name and `init_args`, and all of a frozen part is frozen.
+        inner = part if name == "init_args" or part in FROZEN else name
         kept[name] = None if name in WEIGHTS and part not in FROZEN else _without_files(value, inner)
     return kept

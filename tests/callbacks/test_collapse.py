@@ -1,12 +1,14 @@
 """The alarm is raised once if features become the same for all clips, and not otherwise."""
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from callbacks.collapse import CollapseAlarm, feature_std, first_clips, rankme
@@ -141,3 +143,77 @@ def test_no_more_clips_are_measured_than_asked_for(tmp_path: Path, monkeypatch: 
     source = iter([Batch(torch.arange(4), torch.full((4, 2), 0.5), {}) for _ in range(5)])
     assert [batch.label.tolist() for batch in first_clips(source, 8)] == 2 * [[0] * 4]  # type: ignore[arg-type]
     assert len(list(source)) == 3
+
+
+class TwoEncoders(Scripted):
+    """With a second encoder of clips, whose features all become the same."""
+
+    def encoders(self) -> dict[str, Any]:
+        return {"backbone": self.backbone, "partner": self.backbone}
+
+    def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
+        seen[encoder] = seen.get(encoder, 0) + len(batch.index)
+        value = super().embed(batch)
+        return torch.ones_like(value) if encoder == "partner" and self.current_epoch and self.trainer.validating else value
+
+
+seen: dict[str, int] = {}
+
+
+def test_further_encoders_are_watched_too(tmp_path: Path) -> None:
+    seen.clear()
+    with pytest.warns(UserWarning, match="collapse at step 6: partner/feature_std is 0 and was"):
+        trainer = fit(TwoEncoders({}), tmp_path, [CollapseAlarm(samples=11)], epochs=2)
+    assert trainer.callback_metrics["collapse/feature_std"] > 0.1
+    assert trainer.callback_metrics["collapse/partner/feature_std"] == pytest.approx(0, abs=1e-5)
+    assert trainer.callback_metrics["collapse/partner/rankme"] == pytest.approx(1, abs=1e-3)
+    # Not more than the samples that were asked for, up to a complete batch: before training and in each of two epochs.
+    assert seen["backbone"] == seen["partner"] <= 3 * 16
+
+
+# --- Recipes ---
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+PIXELS = ("PixelTarget", "InputPixelTarget")
+REBUILD = ("CropMAE", "SiamMAE", "PRP")
+"""Methods that predict pixels without a setting for the target."""
+
+
+def has_reconstruction(model: dict[str, Any]) -> bool:
+    """Whether a method predicts pixels, so that its features cannot become the same for all clips without a loss that shows it.
+
+    Not with targets that are learned (SIGMA's MLP), nor with contrast in addition, whose features have another reason to
+    collapse.
+    """
+    settings = model["init_args"]
+    on_pixels = settings.get("target", {}).get("class_path") in PIXELS and settings.get("mlp") is None
+    return (on_pixels or model["class_path"] in REBUILD) and "agreement" not in settings
+
+
+def callbacks_of(config: dict[str, Any]) -> list[str]:
+    return [one["class_path"] for one in config.get("trainer", {}).get("callbacks", [])]
+
+
+def test_what_has_a_reconstruction() -> None:
+    kinds = {path.stem: has_reconstruction(yaml.safe_load(path.read_text())["model"]) for path in RECIPES}
+    assert kinds["videomae"]
+    assert kinds["smile_no_video"]
+    assert kinds["prp"]
+    assert not any(kinds[name] for name in ("moco", "vcop", "sigma_mlp", "smile", "locomotion", "crossvideomae"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_without_reconstruction_is_watched(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert has_reconstruction(config["model"]) or "CollapseAlarm" in callbacks_of(config)
+
+
+@pytest.mark.parametrize("layer", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_layer_removes_the_alarm(layer: Path) -> None:
+    """A layer's callbacks replace those of the recipes that its head names."""
+    text = layer.read_text()
+    named = {ROOT / one for one in re.findall(r"fit --config (configs/\w+\.yaml)", text)}
+    watched = [not has_reconstruction(yaml.safe_load(recipe.read_text())["model"]) for recipe in named]
+    callbacks = callbacks_of(yaml.safe_load(text))
+    assert not callbacks or not any(watched) or "CollapseAlarm" in callbacks

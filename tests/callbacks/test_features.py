@@ -28,7 +28,7 @@ from callbacks import (
     StreamSheet,
     Throughput,
 )
-from callbacks.features import evaluating, extract, gather_once, usable
+from callbacks.features import evaluating, extract_all, gather_once, usable
 from modules.core.batch import Batch, Stream
 from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import VAL, Oracle, Pixels, data, fit, make_trainer, videomae
@@ -108,7 +108,7 @@ def numbers(batch: Batch) -> Tensor:
 
 def test_unlabelled_and_substituted_samples_do_not_count(tmp_path: Path) -> None:
     assert usable(batches()[0]).tolist() == [True, False, False]
-    features, labels = extract(make_trainer(tmp_path, []), Oracle(), batches(), numbers)
+    features, labels = extract_all(make_trainer(tmp_path, []), Oracle(), batches(), [numbers])[0]
     assert features.dtype == torch.float32
     assert features.flatten().tolist() == [0, 1, 4]
     assert labels.tolist() == [4, 3, 0]
@@ -116,7 +116,7 @@ def test_unlabelled_and_substituted_samples_do_not_count(tmp_path: Path) -> None
 
 def test_several_labels_per_video_give_no_features(tmp_path: Path) -> None:
     several = [replace(batch, label=torch.zeros(len(batch.index), 3)) for batch in batches()]
-    features, labels = extract(make_trainer(tmp_path, []), Oracle(), several, numbers)
+    features, labels = extract_all(make_trainer(tmp_path, []), Oracle(), several, [numbers])[0]
     assert len(features) == len(labels) == 0
 
 
@@ -137,9 +137,9 @@ class Record(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         probe = next(one for one in trainer.callbacks if isinstance(one, OnlineLinear)).probe
         module = trainer.datamodule
-        counted, labels = extract(trainer, pl_module, module.val_dataloader(), numbers)
+        counted, labels = extract_all(trainer, pl_module, module.val_dataloader(), [numbers])[0]
         # The first process has all samples; the other one must not block it.
-        alone, _ = extract(trainer, pl_module, module.val_dataloader() if trainer.global_rank == 0 else [], numbers)
+        alone, _ = extract_all(trainer, pl_module, module.val_dataloader() if trainer.global_rank == 0 else [], [numbers])[0]
         record = {
             "probe": probe.state_dict(),
             "counted": counted.flatten(),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks import CollapseAlarm, ModelEMA, Neighbours, OnlineKNN, OnlineLinear, ProbeReport
 from callbacks.collapse import measure
-from callbacks.features import _sets, extract, probe_sets
+from callbacks.features import _sets, extract_all, probe_sets
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.loading.loader import ResumableLoader
 from datamodules.video.sampling import ClipSettings
@@ -120,8 +120,8 @@ class ReadAgain(lightning.Callback):
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         data: Any = trainer.datamodule
-        bank, bank_labels = extract(trainer, pl_module, data.probe_dataloader(), pl_module.embed)
-        queries, labels = extract(trainer, pl_module, data.val_dataloader(), pl_module.embed)
+        bank, bank_labels = extract_all(trainer, pl_module, data.probe_dataloader(), [pl_module.embed])[0]
+        queries, labels = extract_all(trainer, pl_module, data.val_dataloader(), [pl_module.embed])[0]
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, 3)
         alarm = {f"collapse/{name}": value for name, value in measure(queries[:11]).items()}
         self.values.append({"knn/acc1": float(accuracy)} | alarm)

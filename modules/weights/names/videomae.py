@@ -65,8 +65,8 @@ def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
 
 
 def is_official(state: dict[str, Tensor]) -> bool:
-    """Whether the names are those of the official VideoMAE family."""
-    return any(key.endswith("patch_embed.proj.weight") for key in state)
+    """Whether the names are those of the official VideoMAE family, and not those of a method of ours with an image encoder."""
+    return "backbone.patch_embed.weight" not in state and any(key.endswith("patch_embed.proj.weight") for key in state)
 
 
 def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
