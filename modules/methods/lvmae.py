@@ -175,7 +175,7 @@ class LVMAE(Method):
         part = length.clamp(max=longest)
         start = torch.zeros_like(part)
         if self.training:
-            length_draw, start_draw = torch.rand(2, len(length), generator=generator, device=length.device)
+            length_draw, start_draw = torch.rand(len(length), 2, generator=generator, device=length.device).unbind(1)
             if self.shortest is not None:
                 least = part.clamp(max=self.shortest)
                 part = least + (length_draw * (part - least + 1)).long().minimum(part - least)
