@@ -233,9 +233,9 @@ class LVMAE(Method):
         filled, copied = (fill(sequence, mask, show[name]) for name in ("prediction", "copied"))
         hidden = torch.zeros_like(valid).scatter(1, mask.targets, mask.valid)
         return {
-            "similarity": draw_similarity(sequence, sequence, valid, hidden),
-            "predicted": draw_similarity(filled, sequence, valid, hidden),
-            "cosine": draw_bars(
+            "segments": draw_similarity(sequence, sequence, valid, hidden),
+            "predicted_segments": draw_similarity(filled, sequence, valid, hidden),
+            "cosines": draw_bars(
                 F.cosine_similarity(filled, sequence, dim=2), F.cosine_similarity(copied, sequence, dim=2), valid, hidden
             ),
         }
@@ -244,9 +244,9 @@ class LVMAE(Method):
         """How to read the pictures; see `Method.picture_notes`."""
         hidden = "orange at the edge: hidden"
         return {
-            "similarity": f"cosine of every two segments; {hidden}",
-            "predicted": f"rows: hidden segments as predicted, columns: true ones; {hidden}",
-            "cosine": "bars: cosine of prediction and segment; line: of the nearest visible one",
+            "segments": f"cosine of every two segments; {hidden}",
+            "predicted_segments": f"rows: hidden segments as predicted, columns: true ones; {hidden}",
+            "cosines": "bars: cosine of prediction and segment; line: of the nearest visible one",
         }
 
     # --- Captions of hidden segments ---

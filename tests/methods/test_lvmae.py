@@ -292,7 +292,7 @@ def test_the_sentence_of_a_hidden_segment_wins(aligned: Tensor, tmp_path: Path) 
         assert predicted == sentences[int(path.removesuffix(".mp4")) % 4]
         assert 0.5 < cosine <= 1
     assert answers.columns["agreement"] == [1.0] * 16
-    # Another sentence for one of the things: it is never chosen, and the segment's own sentence is another, too.
+    # With the sentences' features in another order, another one wins.
     method.sentence_features = aligned.roll(1, 0)
     with torch.no_grad():
         other = method.answers(["a.mp4"], method.predict_step(batch_of(video[:1], (10,)), 0).value)
@@ -318,9 +318,9 @@ def test_pictures_mark_what_was_hidden() -> None:
     data, _ = sequences((8, 20))
     output = method.step(batch_of(data, (8, 20)), generator())
     pictures = method.pictures(output)
-    assert pictures.keys() == method.picture_notes().keys() == {"similarity", "predicted", "cosine"}
-    assert pictures["similarity"].shape == (2, 1, 232, 232, 3)
+    assert pictures.keys() == method.picture_notes().keys() == {"segments", "predicted_segments", "cosines"}
+    assert pictures["segments"].shape == (2, 1, 232, 232, 3)
     hidden = shown_of(output["show"]["mask"].targets, output["show"]["mask"].valid, 20)[1]
-    orange = (pictures["similarity"][1, 0, 2, 8:] == torch.tensor([213, 94, 0])).all(1)
+    orange = (pictures["segments"][1, 0, 2, 8:] == torch.tensor([213, 94, 0])).all(1)
     middles = [round((step + 0.5) / 20 * 224 - 0.5) for step in range(20)]
     assert {step for step, column in enumerate(middles) if orange[column]} == hidden
