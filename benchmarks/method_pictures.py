@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
+from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
@@ -175,7 +176,9 @@ def playing() -> SyntheticMotion:
 def long_videos() -> SyntheticLongVideos:
     """Sequences of a feature per second, of videos of 10 to 60 seconds."""
     long, features = LongSettings(duration=(10.0, 60.0)), FeatureSettings(step=1.0, width=64)
-    return SyntheticLongVideos(batch_size=16, train_videos=1024, val_videos=16, long=long, features=features)
+    return SyntheticLongVideos(
+        batch_size=16, reading=LoadSettings(0), train_videos=1024, val_videos=16, long=long, features=features
+    )
 
 
 def small_caffenet() -> CaffeNet:
@@ -288,7 +291,7 @@ SHEETS = {
         long_videos,
         ("segments", "predicted_segments", "cosines"),
         samples=(1,),
-        steps=1280,
+        steps=384,
     ),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),

@@ -49,6 +49,7 @@ ROWS = (
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("siammae", "SiamMAE", "", "siammae", UNMEASURED),
     Row("cropmae", "CropMAE", "", "cropmae", UNMEASURED),
+    Row("lvmae", "LVMAE", "", "lvmae", "cannot be measured on videos, takes sequences of features"),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
     Row("cvrl", "CVRL", "", "cvrl", LATER),

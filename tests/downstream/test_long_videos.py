@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from datamodules.prepare.synthesise import write_videos
 from main import main
 from modules.convert.command import convert
+from modules.convert.load import load_backbone
 from modules.downstream.classification import Classification
 from modules.runs.cli import CLI
+from modules.runs.last_checkpoint import LAST
 from tests.registry import FRAMES, SIDE, tiny_vit
 
 ROOT = Path(__file__).parents[2]
@@ -41,29 +43,41 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_videos_to_a_classifier_of_sequences(features: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(features: Path) -> Path:
+    """The folder of a run of the recipe on these features, with a small network."""
+    small = ["--model.decoder.depth=1", "--model.decoder.dim=16", "--model.decoder.heads=2", "--trainer.max_epochs=1"]
+    fit("lvmae.yaml", features, features / "run", *small, "--model.optim.warmup_epochs=0")
+    return features / "run"
+
+
+def test_from_videos_to_sequences_to_a_trained_encoder(features: Path, trained: Path) -> None:
     found = load_file(features / "train.safetensors")
     assert found["feature"].shape[1:] == (9, 32)
-    small = ["--model.decoder.depth=1", "--model.decoder.dim=16", "--model.decoder.heads=2", "--trainer.max_epochs=1"]
-    fit("lvmae.yaml", features, tmp_path / "lvmae", *small, "--model.optim.warmup_epochs=0")
-    checkpoint = tmp_path / "lvmae/checkpoints/last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
-    assert (tmp_path / "lvmae/pictures/0000001_segments.png").is_file()
-    # Features of complete sequences by the trained encoder.
-    words = ["embed", f"--checkpoint={checkpoint}", "--data=FeatureSequences", f"--data.root={features}", "--num_workers=0"]
-    main([*words, f"--out={tmp_path / 'pooled'}", "--split=val"])
-    assert load_file(tmp_path / "pooled.safetensors")["feature"].shape[1] == 32
-    for mode in ("linear", "attentive"):
-        run = tmp_path / mode
-        fit(f"{mode}/long_videos.yaml", features, run, f"--model.backbone.checkpoint={checkpoint}", "--trainer.max_epochs=1")
-        saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        trained = torch.load(checkpoint, weights_only=True)["state_dict"]
-        kept = {name: value for name, value in saved.items() if name.startswith("backbone.")}
-        assert kept
-        assert all(torch.equal(value, trained[name]) for name, value in kept.items())
-        (result,) = (run / "results").glob("*.json")
-        content: dict[str, Any] = json.loads(result.read_text())
-        assert "test/top1" in content["metrics"]
+    assert torch.load(trained / LAST, weights_only=True)["global_step"] == 2
+    assert (trained / "pictures/0000001_segments.png").is_file()
+    # The features of complete sequences.
+    words = ["embed", f"--checkpoint={trained / LAST}", "--data=FeatureSequences", f"--data.root={features}", "--num_workers=0"]
+    main([*words, f"--out={features / 'pooled'}", "--split=val"])
+    network, sequence = load_backbone(trained / LAST), load_file(features / "val.safetensors")["feature"].float()
+    with torch.no_grad():
+        expected = network(network.preprocess(sequence))
+    pooled = load_file(features / "pooled.safetensors")["feature"]
+    assert torch.allclose(pooled.float(), expected, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["linear", "attentive"])
+def test_recipes_train_a_classifier_on_the_frozen_encoder(mode: str, features: Path, trained: Path, tmp_path: Path) -> None:
+    start = f"--model.backbone.checkpoint={trained / LAST}"
+    fit(f"{mode}/long_videos.yaml", features, tmp_path, start, "--trainer.max_epochs=1")
+    saved, before = (torch.load(run / LAST, weights_only=True)["state_dict"] for run in (tmp_path, trained))
+    kept = {name: value for name, value in saved.items() if name.startswith("backbone.")}
+    assert kept
+    assert all(torch.equal(value, before[name]) for name, value in kept.items())
+    (result,) = (tmp_path / "results").glob("*.json")
+    content: dict[str, Any] = json.loads(result.read_text())
+    assert "test/top1" in content["metrics"]
 
 
 @pytest.mark.parametrize("mode", ["linear", "attentive"])

@@ -15,8 +15,7 @@ from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.masks.base import Mask
 from modules.masks.sequences import ImportantSteps, RandomSteps, SequenceMask, neighbour_similarity
-from modules.methods import lvmae
-from modules.methods.lvmae import LVMAE, CaptionSettings
+from modules.methods.lvmae import LVMAE, Aligned, CaptionSettings, encode_sentences, projection_of
 from modules.training.optim import AdamWSettings
 
 WIDTH = 16
@@ -245,12 +244,8 @@ def test_impossible_sizes_are_refused(settings: dict[str, int], message: str) ->
 # --- Captions ---
 
 
-@pytest.fixture
-def aligned(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """A text tower whose features of four sentences are four directions."""
-    features = torch.eye(4, WIDTH)
-    monkeypatch.setattr(lvmae, "sentence_features", lambda *_: features)
-    return features
+THINGS = torch.eye(4, WIDTH)
+"""Features of four sentences, and of segments that show what they say."""
 
 
 def make_it_average(method: LVMAE) -> None:
@@ -268,7 +263,7 @@ def make_it_average(method: LVMAE) -> None:
             layer.weight.copy_(identity)
 
 
-def test_the_sentence_of_a_hidden_segment_wins(aligned: Tensor, tmp_path: Path) -> None:
+def test_the_sentence_of_a_hidden_segment_wins(tmp_path: Path) -> None:
     """Each video shows one of four things, under noise, so hidden segments show what visible ones do."""
     sentences = ["a dog runs", "a car turns", "a man sings", "a wave breaks"]
     (tmp_path / "captions.txt").write_text("\n".join(sentences))
@@ -278,10 +273,10 @@ def test_the_sentence_of_a_hidden_segment_wins(aligned: Tensor, tmp_path: Path) 
     method = LVMAE(backbone, RandomSteps(0.5), DecoderSettings(1, WIDTH, 1), captions=captions).eval()
     make_it_average(method)
     label = torch.arange(16) % 4
-    video = aligned[label][:, None] + 0.1 * torch.randn(16, 10, WIDTH, generator=generator())
+    video = THINGS[label][:, None] + 0.1 * torch.randn(16, 10, WIDTH, generator=generator())
     # The last one ends early.
     video[15, 7:] = 0
-    method.sentence_features = lvmae.sentence_features(captions, method.sentences, torch.device("cpu"))
+    method.aligned = Aligned(THINGS, torch.eye(WIDTH))
     with torch.no_grad():
         found = method.predict_step(batch_of(video, (10,) * 15 + (7,)), 0)
     answers = method.answers([f"{number}.mp4" for number in range(16)], found.value)
@@ -293,7 +288,7 @@ def test_the_sentence_of_a_hidden_segment_wins(aligned: Tensor, tmp_path: Path) 
         assert 0.5 < cosine <= 1
     assert answers.columns["agreement"] == [1.0] * 16
     # With the sentences' features in another order, another one wins.
-    method.sentence_features = aligned.roll(1, 0)
+    method.aligned = Aligned(THINGS.roll(1, 0), torch.eye(WIDTH))
     with torch.no_grad():
         other = method.answers(["a.mp4"], method.predict_step(batch_of(video[:1], (10,)), 0).value)
     assert other is not None
@@ -310,7 +305,12 @@ def test_captions_need_a_file_and_a_tower(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a dog runs\n")
     captions = CaptionSettings(str(tmp_path / "one.txt"), settings)
     with pytest.raises(SettingError, match=r"captions\.clip\.checkpoint is null"):
-        lvmae.sentence_features(captions, ["a dog runs"], torch.device("cpu"))
+        encode_sentences(captions.clip, ["a dog runs"], 512, torch.device("cpu"))
+    image = torch.randn(768, 512)
+    assert projection_of(image, 512, 768) is image
+    assert torch.equal(projection_of(image, 512, 512), torch.eye(512))
+    with pytest.raises(SettingError, match=r"Features have 384 values, but those of CLIP's image tower .* 768; pass the CLIP"):
+        projection_of(image, 512, 384)
 
 
 def test_pictures_mark_what_was_hidden() -> None:
