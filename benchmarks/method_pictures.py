@@ -16,8 +16,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
+from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
@@ -29,6 +31,7 @@ from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -45,11 +48,13 @@ from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import InputPixelTarget, PixelTarget
 from modules.masks.base import MaskGenerator
 from modules.masks.clip import CenterMask, UniformMask
+from modules.masks.sequences import ImportantSteps
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
+from modules.methods.lvmae import LVMAE
 from modules.methods.moco import MoCo
 from modules.methods.odd_one_out import OddOneOut, SequenceSettings
 from modules.methods.opn import OPN
@@ -70,6 +75,7 @@ from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
 from modules.scenes.backgrounds import Background
+from modules.scenes.long import FeatureSettings, LongSettings
 from modules.training.method import Method
 from modules.training.optim import PhasedSettings
 from modules.training.schedules import Schedule
@@ -106,6 +112,9 @@ TITLES = {
     "masked_view_2": "visible of the\nsecond view",
     "prediction": "prediction of\nthe rest",
     "view_2": "second view",
+    "segments": "cosine of\nevery two\nsegments",
+    "predicted_segments": "rows: hidden\nsegments as\npredicted",
+    "cosines": "bars: cosine of\nprediction;\nline: nearest\nvisible one",
 }
 """Titles of rows; other names are shown unchanged."""
 
@@ -171,6 +180,14 @@ def playing() -> SyntheticMotion:
     """Windows that are long enough for four times the usual rate."""
     clip, scene = ClipSettings(frames=4 * FRAMES, size=SIDE), SceneSettings(backgrounds=["gradient"])
     return SyntheticMotion(clip, 8, train_videos=16, val_videos=16, scene=scene)
+
+
+def long_videos() -> SyntheticLongVideos:
+    """Sequences of a feature per second, of videos of 10 to 60 seconds."""
+    long, features = LongSettings(duration=(10.0, 60.0)), FeatureSettings(step=1.0, width=64)
+    return SyntheticLongVideos(
+        batch_size=16, reading=LoadSettings(0), train_videos=1024, val_videos=16, long=long, features=features
+    )
 
 
 def small_caffenet() -> CaffeNet:
@@ -290,6 +307,13 @@ SHEETS = {
         ("captioned",),
         samples=(0, 1),
         steps=192,
+    ),
+    "lvmae": Sheet(
+        lambda: LVMAE(SequenceTransformer(64, 4, 4, max_steps=64), ImportantSteps(0.5), DecoderSettings(2, 64, 4)),
+        long_videos,
+        ("segments", "predicted_segments", "cosines"),
+        samples=(1,),
+        steps=384,
     ),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),

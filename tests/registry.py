@@ -10,8 +10,10 @@ from lightning import LightningDataModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
+from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.crops import Crop, MultiScale, Shared
 from datamodules.video.samplers import Dense, OrderedClips, Sampler
@@ -22,6 +24,7 @@ from modules.backbones.cnn.caffenet import CaffeNet, Encoding
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -42,12 +45,14 @@ from modules.layers.targets import EncoderTarget, InputPixelTarget, PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.blocks import MultiBlockMask
 from modules.masks.clip import UniformMask
+from modules.masks.sequences import RandomSteps
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
 from modules.methods.crossvideomae import AgreementSettings, CrossVideoMAE, ImageBranch
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
+from modules.methods.lvmae import LVMAE
 from modules.methods.moco import MoCo
 from modules.methods.odd_one_out import OddOneOut, SequenceSettings
 from modules.methods.opn import OPN
@@ -66,11 +71,14 @@ from modules.methods.videomae import VideoMAE
 from modules.methods.vjepa import VJEPA
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
+from modules.scenes.long import FeatureSettings, LongSettings
 from modules.training.method import Method
 from modules.training.optim import AdamSettings, AdamWSettings, PhasedSettings, SGDSettings, StepSGDSettings
 from modules.weights.names.vjepa import Codes
 
 FRAMES, SIDE = 4, 32
+WIDTH, STEPS = 32, 12
+"""Width of features, and steps of their longest sequence."""
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
 STEP_SGD = StepSGDSettings(base_lr=0.05, warmup_epochs=0)
@@ -94,10 +102,17 @@ class Case:
     """Whether they must have the same crop."""
     skeletons: bool = False
     """Whether it uses skeleton recordings instead of videos."""
+    sequences: bool = False
+    """Whether it uses sequences of features instead of videos."""
     frames: int = FRAMES
     """Frames per clip of the data; more than `FRAMES` if the method selects `FRAMES` of them."""
     variant: bool = False
     """Whether it shares its file with another case."""
+
+    @property
+    def shown(self) -> str:
+        """What `show` calls the method's input."""
+        return "skeleton" if self.skeletons else "feature" if self.sequences else "clip"
 
     @property
     def sampler(self) -> Sampler:
@@ -112,6 +127,8 @@ class Case:
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch for the method."""
         number = self.clips if clips is None else clips
+        if self.sequences:
+            return sequence_batch(samples, number, seed)
         return skeleton_batch(samples, number, seed) if self.skeletons else video_batch(samples, number, seed, self.frames)
 
     def data(self, batch_size: int, train: int, val: int) -> LightningDataModule:
@@ -119,6 +136,8 @@ class Case:
         if self.skeletons:
             clip = SkeletonClipSettings(self.frames, self.clips)
             return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
+        if self.sequences:
+            return long_videos(batch_size, 2, train, val)
         videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips, sampler=self.sampler)
         return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
 
@@ -168,6 +187,11 @@ def tiny_slow() -> SlowOnly:
 def tiny_caffenet(encoding: Encoding = "frames", window: int = 2) -> CaffeNet:
     """A 2-D network with 6 to 24 channels for crops of 28 px."""
     return CaffeNet(6, stem="small", encoding=encoding, window=window)
+
+
+def tiny_sequence() -> SequenceTransformer:
+    """Two blocks of width 32 on sequences of up to 12 features."""
+    return SequenceTransformer(WIDTH, 2, 2, max_steps=STEPS)
 
 
 def tiny_locomotion() -> LocoMotion:
@@ -292,6 +316,12 @@ METHODS = [
     Case("V-JEPA", tiny_vjepa, "vjepa.yaml"),
     Case("V-JEPA 2", lambda: tiny_vjepa("tiled_rotary", "length"), "vjepa2.yaml", variant=True),
     Case("RotNet", lambda: RotNet(tiny_cnn(), optim=SGD, flip=0.5), "rotnet.yaml"),
+    Case(
+        "LVMAE",
+        lambda: LVMAE(tiny_sequence(), RandomSteps(0.5), DecoderSettings(1), shortest=2, optim=OPTIM),
+        "lvmae.yaml",
+        sequences=True,
+    ),
 ]
 
 
@@ -353,11 +383,17 @@ def rows_of(batch: Batch, rows: Any) -> Batch:
 
 
 def joined(batches: list[Batch]) -> Batch:
-    """Batches one after the other; of their streams, the data."""
+    """Batches one after the other; of their streams, the data and the lengths."""
     streams: dict[str, Stream | Text] = {
-        name: Stream(kind, torch.cat([one.stream(name).data for one in batches])) for name, kind in batches[0].kinds.items()
+        name: Stream(kind, torch.cat([one.stream(name).data for one in batches]), length=_lengths(batches, name))
+        for name, kind in batches[0].kinds.items()
     }
     return Batch(*(torch.cat([getattr(one, name) for one in batches]) for name in ("index", "label")), streams)
+
+
+def _lengths(batches: list[Batch], name: str) -> Tensor | None:
+    lengths = [one.stream(name).length for one in batches]
+    return torch.cat([one for one in lengths if one is not None]) if lengths[0] is not None else None
 
 
 def with_sentences(batch: Batch, sentences: list[str]) -> Batch:
@@ -377,3 +413,20 @@ def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0, frames: i
     skeleton = torch.randn(recordings, clips, 3, frames, 25, 2, generator=torch.Generator().manual_seed(seed))
     number = torch.arange(recordings)
     return Batch(number, number % 2, {"skeleton": Stream("skeleton", skeleton)})
+
+
+def sequence_batch(recordings: int = 4, views: int = 1, seed: int = 0) -> Batch:
+    """Random sequences [B, V, S, D] of 3 to 12 steps with two labels, padded with 0."""
+    g = torch.Generator().manual_seed(seed)
+    number = torch.arange(recordings)
+    length = torch.randint(3, STEPS + 1, (recordings,), generator=g)
+    data = torch.randn(recordings, views, STEPS, WIDTH, generator=g)
+    data = data * (torch.arange(STEPS) < length[:, None])[:, None, :, None]
+    return Batch(number, number % 2, {"feature": Stream("feature", data, length=length)})
+
+
+def long_videos(batch_size: int, workers: int, train: int, val: int) -> SyntheticLongVideos:
+    """Generated sequences of 4 to 12 features."""
+    clip, features = ClipSettings(frames=2, size=8), FeatureSettings(step=2.5, width=WIDTH)
+    long = LongSettings(duration=(10.0, 30.0))
+    return SyntheticLongVideos(clip, batch_size, LoadSettings(workers), train, val, long, features)

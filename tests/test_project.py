@@ -39,6 +39,7 @@ OWN_TESTS = (
     "debug/ordered_clips",
     "debug/small_speed",
     "debug/small_stmae",
+    "debug/small_lvmae",
     "debug/small_vjepa",
     "debug/motion_frames",
     "debug/motion_images",
@@ -47,8 +48,8 @@ OWN_TESTS = (
     "data/synthetic_long",
     "data/mixed",
 )
-# Of videos: those of skeletons and of UTD-MHAD are tested in tests/downstream.
-OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
+# Of videos: those of skeletons, of UTD-MHAD and of feature sequences are tested in tests/downstream.
+OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/", "configs/linear/long", "configs/attentive/long")
 CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]
 # The experiments of mini-SEVERE, which are layers on it, are tested in tests/severe.
 DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith((*OTHER_STREAMS, "configs/severe/mini"))]
@@ -109,6 +110,10 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
         layers += ["--model.partner.width=4"] if "partner: null" not in text else []
         data = ["--data", "SyntheticSkeleton", "--data.train_clips=4", "--data.val_clips=4", "--data.probe_samples=4"]
+    if "LVMAE" in text:
+        layers[3] = str(ROOT / "configs/debug/small_lvmae.yaml")
+        layers[4:] = ["--model.backbone.embed_dim=64", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+        data = ["--data", "SyntheticLongVideos", "--data.batch_size=4", "--data.train_videos=4", "--data.val_videos=4"]
     target = [f"--model.target.checkpoint={teacher}"] if "ClipTarget" in text else []
     # DINO's tower has one size; CLIP's is read from the file.
     target = ["--model.target", "ClipTarget", f"--model.target.checkpoint={teacher}"] if "TimmTarget" in text else target

@@ -52,6 +52,7 @@ ROWS = (
     Row("vjepa", "V-JEPA", "", "vjepa", UNMEASURED),
     Row("vjepa2", "V-JEPA 2", "", "vjepa", UNMEASURED),
     Row("crossvideomae", "CrossVideoMAE", "", "crossvideomae", UNMEASURED),
+    Row("lvmae", "LVMAE", "", "lvmae", "cannot be measured on videos, takes sequences of features"),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
     Row("cvrl", "CVRL", "", "cvrl", LATER),

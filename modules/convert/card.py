@@ -130,6 +130,8 @@ def _random(passport: dict[str, Any]) -> str:
     frames, side = passport.get("frames") or 16, sizes.get("image_size") or 112
     if sizes.get("stream") == "signal":
         return f"torch.randn(2, {sizes['channels']}, {passport.get('frames') or 96})  # channels, steps"
+    if sizes.get("stream") == "feature":
+        return f"torch.randn(2, {frames}, {sizes['input_dim']})  # steps, values of a feature"
     if isinstance(sizes.get("backbone"), dict) or isinstance(sizes.get("partner"), dict):
         return f"torch.randn(2, 3, {frames}, 25, 2)  # coordinates, frames, joints, persons"
     if sizes.get("stream") == "depth":

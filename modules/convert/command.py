@@ -46,13 +46,22 @@ from modules.convert.networks import (
 )
 from modules.convert.skeleton import Part, is_skeleton, official_file
 from modules.convert.source import read_source
-from modules.convert.streams import convert_depth, convert_signal, is_depth, is_signal, refuse_several
+from modules.convert.streams import (
+    convert_depth,
+    convert_sequence,
+    convert_signal,
+    is_depth,
+    is_signal,
+    official_sequence,
+    refuse_several,
+)
 from modules.core.errors import SettingError
 from modules.core.files import to_json, write_json, write_whole
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
 from modules.weights.names.cnn.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
+from modules.weights.names.lvmae import is_sequence
 from modules.weights.names.siamese_mae import to_official as siamese_official
 from modules.weights.names.spacetime import to_spacetime
 from modules.weights.names.videomae import to_official
@@ -92,7 +101,7 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or V-JEPA, a folder or
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST, V-JEPA or LV-MAE, a folder or
             file of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
             timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
@@ -152,6 +161,8 @@ def convert(
         converted = convert_depth(found, facts, part, to)
     elif is_signal(found.weights):
         converted = convert_signal(found, part, to)
+    elif is_sequence(found.weights):
+        converted = convert_sequence(found, facts, part, to)
     elif is_skeleton(found.weights):
         converted = convert_skeleton(found, part, to)
     elif part == "partner":
@@ -266,6 +277,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     elif to == "official" and passport["architecture"].get("backbone") == "FrameTower":
         siamese = plain(siamese_official(weights))
         files.append((out, lambda part: torch.save({"model": siamese}, part)))
+    elif to == "official" and passport["architecture"].get("stream") == "feature":
+        sequences = plain(official_sequence(weights, passport["architecture"]))
+        files.append((out, lambda part: torch.save({"model": sequences}, part)))
     elif to == "official":
         skeletons = official_file(plain(weights))
         files.append((out, lambda part: torch.save(skeletons, part)))

@@ -1,9 +1,9 @@
 """Export of networks to other runtimes: ONNX, and programs of `torch.export`.
 
 An exported network takes decoded and cropped clips and normalises them itself: uint8 [B, T, H, W, 3] pixels, uint16
-[B, T, H, W, 1] millimetres, float32 [B, 3, T, J, M] skeletons or float32 [B, C, L] signals. It returns pooled features [B, D],
-or for a classifier the scores of its classes [B, K]. The batch may have any size; the other sizes are those of the clips that
-the network was built for.
+[B, T, H, W, 1] millimetres, float32 [B, 3, T, J, M] skeletons, [B, C, L] signals or [B, S, D] features, padded with 0 at the
+end. It returns pooled features [B, D], or for a classifier the scores of its classes [B, K]. The batch may have any size; the
+other sizes are those of the clips that the network was built for.
 """
 
 import io
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder
 from modules.backbones.vit.video_vit import VideoViT
@@ -130,6 +131,8 @@ def random_clips(loaded: Loaded, source: Source, image_size: int | None, num_fra
         raise SettingError(f"No file with {source.path} states the {name}; pass them with --num_frames.")
     if isinstance(encoder, SignalCNN):
         return torch.randn(3, encoder.channels, frames, generator=g)
+    if isinstance(encoder, SequenceTransformer):
+        return torch.randn(3, frames, encoder.input_dim, generator=g)
     if isinstance(encoder, SkeletonEncoder):
         return torch.randn(3, 3, frames, JOINTS, PERSONS, generator=g)
     side = image_size or loaded.size
@@ -158,13 +161,13 @@ def described(built: Built, passport: dict[str, Any]) -> dict[str, Any]:
     given = {"name": INPUT, "type": str(clips.dtype).removeprefix("torch."), "shape": shape}
     with torch.no_grad():
         outputs = built.reference(clips).shape[1]
-    kinds = {"video": "BTHWC", "depth": "BTHWC", "skeleton": "BCTJM", "signal": "BCL"}
+    kinds = {"video": "BTHWC", "depth": "BTHWC", "skeleton": "BCTJM", "signal": "BCL", "feature": "BSD"}
     axes = kinds[built.network.encoder.kind]  # type: ignore[index]
     names = passport["class_names"]
     return passport | {
         "class_names": names if built.output == "logits" and names and len(names) == outputs else None,
         "norm_pix_loss": None,
-        "frames": clips.shape[1 if axes == "BTHWC" else 2],
+        "frames": clips.shape[1 if axes in ("BTHWC", "BSD") else 2],
         "kind": "classifier" if built.output == "logits" else "encoder",
         "input": given | {"axes": axes, "normalisation": "inside"},
         "output": {"name": built.output, "type": "float32", "shape": ["batch", outputs]},

@@ -16,6 +16,7 @@ from modules.backbones.cnn.s3d import S3D, S3DG
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
@@ -34,10 +35,19 @@ from modules.convert.networks import (
 )
 from modules.convert.skeleton import empty_encoder, is_skeleton
 from modules.convert.source import Source, read_source
-from modules.convert.streams import convert_depth, convert_signal, inner_network, is_depth, is_signal, refuse_several
+from modules.convert.streams import (
+    convert_depth,
+    convert_sequence,
+    convert_signal,
+    inner_network,
+    is_depth,
+    is_signal,
+    refuse_several,
+)
 from modules.core.errors import SettingError
 from modules.core.preprocessing import say
 from modules.core.tokens import Pooling
+from modules.weights.names.lvmae import is_sequence
 from modules.weights.names.vindlu import is_text, is_video_text
 from modules.weights.sizes import mlp_ratio
 
@@ -64,7 +74,7 @@ def load_backbone(
 
     Args:
         source: whatever `python main.py convert` reads: a checkpoint or .safetensors of ours (encoders of videos, depth,
-            skeletons or signals), an official file, a folder of `transformers`.
+            skeletons, signals or sequences of features), an official file, a folder of `transformers`.
         num_frames: frames of the clips that it will be given; None takes those of the weights. Position codes are interpolated.
         image_size: side of these clips in pixels, as above.
         pooling: see `VideoViT`.
@@ -100,6 +110,11 @@ def build_backbone(
         converted = convert_signal(found, "backbone", "safetensors")
         sizes = converted.passport["architecture"]
         network = SignalCNN(**{name: value for name, value in sizes.items() if name != "stream"})
+        network.load_state_dict(_own(converted.weights))
+    elif is_sequence(found.weights):
+        converted = convert_sequence(found, found.facts, "backbone", "safetensors")
+        sizes = converted.passport["architecture"]
+        network = SequenceTransformer(**{name: value for name, value in sizes.items() if name != "stream"})
         network.load_state_dict(_own(converted.weights))
     elif is_skeleton(found.weights):
         converted = convert_skeleton(found, "backbone", "safetensors")

@@ -47,8 +47,17 @@ class SequenceMask(ABC):
         return torch.tensor([self.visible_count(length) for length in range(1 + longest)])
 
     @abstractmethod
-    def scores(self, sequence: Tensor, generator: torch.Generator) -> Tensor:
-        """Scores of all steps: float [B, S, D] -> float [B, S]."""
+    def scores(self, sequence: Tensor, longest: int, generator: torch.Generator) -> Tensor:
+        """Scores of all steps.
+
+        Args:
+            sequence: float [B, S, D]
+            longest: largest possible S. Random numbers are drawn for so many steps, so that they do not depend on the padding.
+            generator: source of randomness.
+
+        Returns:
+            float [B, S]
+        """
 
     def draw(self, sequence: Tensor, valid: Tensor, counts: Tensor, generator: torch.Generator) -> Mask:
         """Draw a mask for each sequence, on the device of the generator.
@@ -56,14 +65,14 @@ class SequenceMask(ABC):
         Args:
             sequence: float [B, S, D]
             valid: bool [B, S], which steps are no padding; a sequence begins with them.
-            counts: int64 [1 + longest], from `counts`, on that device.
+            counts: int64 [1 + longest], from `counts`, on that device; longest is at least S.
             generator: source of randomness.
 
         Returns:
             `visible` and `targets` with validity. No padding is among the valid ones.
         """
         steps = valid.shape[1]
-        order = self.scores(sequence, generator).masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
+        order = self.scores(sequence, len(counts) - 1, generator).masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
         kept = torch.arange(steps, device=valid.device) < counts[valid.sum(1)][:, None]
         visible = torch.zeros_like(valid).scatter(1, order, kept)
         most = max(length - self.visible_count(length) for length in range(1 + steps))
@@ -78,9 +87,10 @@ class RandomSteps(SequenceMask):
         ratio: share of the steps of a sequence that is hidden.
     """
 
-    def scores(self, sequence: Tensor, generator: torch.Generator) -> Tensor:
+    def scores(self, sequence: Tensor, longest: int, generator: torch.Generator) -> Tensor:
         """Uniform numbers; see `SequenceMask.scores`."""
-        return torch.rand(sequence.shape[:2], generator=generator, device=sequence.device)
+        drawn = torch.rand(len(sequence), longest, generator=generator, device=sequence.device)
+        return drawn[:, : sequence.shape[1]]
 
 
 @dataclass
@@ -92,6 +102,6 @@ class ImportantSteps(SequenceMask):
         ratio: share of the steps of a sequence that is hidden.
     """
 
-    def scores(self, sequence: Tensor, generator: torch.Generator) -> Tensor:
+    def scores(self, sequence: Tensor, longest: int, generator: torch.Generator) -> Tensor:
         """Similarity to the previous step; see `SequenceMask.scores`."""
         return neighbour_similarity(sequence)

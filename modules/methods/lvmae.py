@@ -12,8 +12,8 @@ prediction [B, 128, 1024]. Sequences of a batch have different lengths: everythi
 of visible and hidden segments of each sequence are exact.
 
 `python main.py embed --every 5` makes such sequences with any encoder of this project, `FeatureSequences` reads them. With
-`captions`, `predict` ranks sentences for each hidden segment, by the cosine of its predicted feature and the sentence's; this
-makes sense for features of an image tower that is aligned with CLIP's text tower.
+`captions`, `predict` ranks sentences for each hidden segment, by the cosine of its predicted feature and the sentence's, both by
+the same CLIP (features of its image tower are those of `FrameTower`, before the projection).
 
 Outputs, losses and gradients agree with the official code, given its tensors (tests/parity/test_lv_mae.py). Differences:
 
@@ -31,7 +31,7 @@ longer than the maximum, at a random place; `shortest` also draws random lengths
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ from modules.masks.base import Mask
 from modules.masks.sequences import SequenceMask
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
-from modules.weights.files import read_checkpoint
+from modules.weights.files import read_checkpoint, read_weights
 from modules.weights.names.lvmae import our_names
 from modules.weights.passport import check_heads
 
@@ -67,11 +67,26 @@ class CaptionSettings:
 
     Args:
         file: text file with one sentence per line.
-        clip: CLIP's text tower, which must belong to the image tower that computed the features.
+        clip: CLIP's text tower. Its checkpoint must be the CLIP whose image tower computed the features, by `FrameTower` before
+            the projection, or elsewhere after it.
     """
 
     file: str
     clip: ClipTextSettings
+
+
+class Aligned(NamedTuple):
+    """Sentences that features of segments are compared with."""
+
+    sentences: Tensor
+    """float32 [K, E], of length 1"""
+    projection: Tensor
+    """float32 [F, E], from features of segments"""
+
+    def best(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and index of the best sentence: float32 [B, N, F] -> float32 and int64 [B, N]."""
+        found = (F.normalize(features @ self.projection, dim=2) @ self.sentences.T).max(2)
+        return found.values, found.indices
 
 
 class LVMAE(Method):
@@ -119,8 +134,8 @@ class LVMAE(Method):
         """visible segments by length"""
         self.captions, self.predicts_by_encoder = captions, captions is None  # type: ignore[misc]  # of the class elsewhere
         self.sentences: list[str] = read_sentences(captions.file) if captions is not None else []
-        self.sentence_features: Tensor | None = None
-        """float32 [K, F], made when `predict` starts"""
+        self.aligned: Aligned | None = None
+        """made when `predict` starts"""
         if init_from is not None:
             load_strictly(self, our_names(read_checkpoint(init_from, "model.init_from").weights), init_from)
             check_heads(init_from, "model.init_from", backbone.num_heads, self.decoder.num_heads)
@@ -175,7 +190,7 @@ class LVMAE(Method):
         part = length.clamp(max=longest)
         start = torch.zeros_like(part)
         if self.training:
-            length_draw, start_draw = torch.rand(2, len(length), generator=generator, device=length.device)
+            length_draw, start_draw = torch.rand(len(length), 2, generator=generator, device=length.device).unbind(1)
             if self.shortest is not None:
                 least = part.clamp(max=self.shortest)
                 part = least + (length_draw * (part - least + 1)).long().minimum(part - least)
@@ -233,9 +248,9 @@ class LVMAE(Method):
         filled, copied = (fill(sequence, mask, show[name]) for name in ("prediction", "copied"))
         hidden = torch.zeros_like(valid).scatter(1, mask.targets, mask.valid)
         return {
-            "similarity": draw_similarity(sequence, sequence, valid, hidden),
-            "predicted": draw_similarity(filled, sequence, valid, hidden),
-            "cosine": draw_bars(
+            "segments": draw_similarity(sequence, sequence, valid, hidden),
+            "predicted_segments": draw_similarity(filled, sequence, valid, hidden),
+            "cosines": draw_bars(
                 F.cosine_similarity(filled, sequence, dim=2), F.cosine_similarity(copied, sequence, dim=2), valid, hidden
             ),
         }
@@ -244,9 +259,9 @@ class LVMAE(Method):
         """How to read the pictures; see `Method.picture_notes`."""
         hidden = "orange at the edge: hidden"
         return {
-            "similarity": f"cosine of every two segments; {hidden}",
-            "predicted": f"rows: hidden segments as predicted, columns: true ones; {hidden}",
-            "cosine": "bars: cosine of prediction and segment; line: of the nearest visible one",
+            "segments": f"cosine of every two segments; {hidden}",
+            "predicted_segments": f"rows: hidden segments as predicted, columns: true ones; {hidden}",
+            "cosines": "bars: cosine of prediction and segment; line: of the nearest visible one",
         }
 
     # --- Captions of hidden segments ---
@@ -255,17 +270,12 @@ class LVMAE(Method):
         """Encode the sentences; see `Method.on_predict_start`."""
         super().on_predict_start()
         if self.captions is not None:
-            self.sentence_features = sentence_features(self.captions, self.sentences, self.device)
-            if (width := self.sentence_features.shape[1]) != self.backbone.input_dim:
-                raise SettingError(
-                    f"model.captions.clip.out_dim is {width}, but features have {self.backbone.input_dim} values; choose the "
-                    "text tower that is aligned with the encoder of the features."
-                )
+            self.aligned = encode_sentences(self.captions.clip, self.sentences, self.backbone.input_dim, self.device)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
         """Features of sequences, or with `captions` for each step [3 * max_steps]: the best sentence of a hidden step by its
         predicted feature, the cosine, and the best sentence by its true feature; -1 for visible steps and padding."""
-        if self.sentence_features is None:
+        if self.aligned is None:
             return super().predict_step(batch, batch_idx)
         longest = self.backbone.max_steps
         sequence, length = self.sequences(batch)
@@ -276,8 +286,8 @@ class LVMAE(Method):
         mask = self.mask.draw(sequence, valid, self.counts, generator)
         assert mask.valid is not None
         prediction = self.predict_steps(sequence, valid, mask).float()
-        score, best = best_sentences(prediction, self.sentence_features)
-        _, of_truth = best_sentences(gather_tokens(sequence, mask.targets), self.sentence_features)
+        score, best = self.aligned.best(prediction)
+        _, of_truth = self.aligned.best(gather_tokens(sequence, mask.targets))
         columns = []
         for value in (best.float(), score, of_truth.float()):
             empty = value.new_full((len(value), longest + 1), -1)
@@ -289,7 +299,7 @@ class LVMAE(Method):
 
     def answers(self, paths: list[str], value: Tensor) -> Answers | None:
         """With `captions`, the sentences of the hidden steps; see `Method.answers`."""
-        if self.sentence_features is None:
+        if self.aligned is None:
             return None
         best, score, of_truth = value.unflatten(1, (3, -1)).unbind(1)
         rows: dict[str, list[Any]] = {"path": [], "step": [], "predicted": [], "cosine": [], "of_the_segment": []}
@@ -350,17 +360,45 @@ def read_sentences(file: str) -> list[str]:
 
 
 @torch.no_grad()
-def sentence_features(captions: CaptionSettings, sentences: list[str], device: torch.device) -> Tensor:
-    """Features of sentences by CLIP's text tower, divided by their length: float32 [K, F]."""
-    if captions.clip.checkpoint is None:
+def encode_sentences(settings: ClipTextSettings, sentences: list[str], width: int, device: torch.device) -> Aligned:
+    """Sentences by CLIP's text tower, and the projection of features to them.
+
+    Args:
+        settings: the text tower.
+        sentences: K sentences.
+        width: width of the features, F.
+        device: where to put the result.
+
+    Raises:
+        SettingError: if the checkpoint is missing, or features of this width are not aligned with it.
+    """
+    if settings.checkpoint is None:
         raise SettingError("model.captions.clip.checkpoint is null; pass the CLIP whose image tower computed the features.")
+    weights = read_weights(settings.checkpoint, "model.captions.clip.checkpoint")
+    projection = projection_of(weights.get("visual.proj"), settings.out_dim, width)
     tokenizer = ClipTokenizer()
-    tower = ClipText(captions.clip, len(tokenizer)).eval().to(device)
+    tower = ClipText(settings, len(tokenizer)).eval().to(device)
     parts = [tokenizer(sentences[start : start + 64]).to(device) for start in range(0, len(sentences), 64)]
-    return F.normalize(torch.cat([tower.encode(ids, ids != tokenizer.pad)[:, 0].float() for ids in parts]), dim=1)
+    found = torch.cat([tower.encode(ids, ids != tokenizer.pad)[:, 0].float() for ids in parts])
+    return Aligned(F.normalize(found, dim=1), projection.to(device))
 
 
-def best_sentences(features: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and index of the best sentence: float32 [B, N, F] and normalised [K, F] -> float32 and int64 [B, N]."""
-    best = (F.normalize(features, dim=2) @ sentences.T).max(2)
-    return best.values, best.indices
+def projection_of(image: Tensor | None, out_dim: int, width: int) -> Tensor:
+    """From features to the space of sentences: float32 [F, E].
+
+    Args:
+        image: float [Di, E], the projection of CLIP's image tower, for features before it; None if the file has none.
+        out_dim: length of a sentence's feature, E.
+        width: width of the features, F.
+
+    Raises:
+        SettingError: if it is neither that of features before the projection nor of those after it.
+    """
+    if image is not None and len(image) == width:
+        return image.float()
+    if out_dim == width:
+        return torch.eye(width)
+    raise SettingError(
+        f"Features have {width} values, but those of CLIP's image tower in model.captions.clip.checkpoint "
+        f"{len(image) if image is not None else out_dim}; pass the CLIP whose image tower computed the features."
+    )

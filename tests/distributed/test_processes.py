@@ -21,7 +21,7 @@ from modules.runs import last_checkpoint
 from modules.runs.last_checkpoint import LAST
 from modules.training.method import TRAIN_STREAM, Method
 from tests.distributed.joined import JoinedDraws
-from tests.registry import METHODS, by_name
+from tests.registry import METHODS, STEPS, by_name
 from tests.resume.bits import differences
 from tests.resume.runs import Run, as_torchrun_does, together, train, write_videos
 
@@ -60,9 +60,10 @@ class Notes(lightning.Callback):
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(method, Method)
+        stream = batch.stream(method.stream, *method.kinds)
         self.told |= {
             "loss": outputs["loss"].detach(),
-            "batch": {"index": batch.index, "label": batch.label, "data": batch.stream(method.stream, *method.kinds).data},
+            "batch": {"index": batch.index, "label": batch.label, "data": stream.data, "length": stream.length},
         }
 
     def on_validation_batch_end(
@@ -128,9 +129,14 @@ JOINED = by_name(*(case for case in METHODS if case.name != "LocoMotion"))
 def test_two_processes_equal_one_with_the_joined_batch(name: str, told: Any) -> None:
     one, other = told(name)
     assert not set(one["batch"]["index"].tolist()) & set(other["batch"]["index"].tolist())
-    index, label, data = (torch.cat([one["batch"][key], other["batch"][key]]) for key in ("index", "label", "data"))
-    kind: Kind = "skeleton" if name.startswith("Skeleton") else "video"
-    batch = Batch(index, label, {kind: Stream(kind, data)})
+    index, label = (torch.cat([one["batch"][key], other["batch"][key]]) for key in ("index", "label"))
+    kind: Kind = "skeleton" if name.startswith("Skeleton") else "feature" if name == "LVMAE" else "video"
+    length, parts = None, [process["batch"]["data"] for process in (one, other)]
+    if kind == "feature":
+        # Each process has padded to its own longest sequence.
+        length = torch.cat([process["batch"]["length"] for process in (one, other)])
+        parts = [torch.nn.functional.pad(part, (0, 0, 0, STEPS - part.shape[2])) for part in parts]
+    batch = Batch(index, label, {kind: Stream(kind, torch.cat(parts), length=length)})
     draws = JoinedDraws([device_generator("cpu", TRAIN_STREAM, 0, 0, 0, rank) for rank in range(WORLD)])
     method = build(name)
     prepare = method.preparation()

@@ -101,8 +101,8 @@ def test_outputs_for_callbacks_carry_no_gradient(case: Case) -> None:
     assert tensors
     assert not any(value.requires_grad for value in tensors)
     assert output.keys() == {"loss", "log", "show"}
-    shown = output["show"]["skeleton" if case.skeletons else "clip"]
-    assert shown.dtype == (torch.float32 if case.skeletons else torch.uint8)
+    shown = output["show"][case.shown]
+    assert shown.dtype == (torch.uint8 if case.shown == "clip" else torch.float32)
 
 
 @everywhere
@@ -127,7 +127,9 @@ def test_several_clips_per_video_are_several_samples(case: Case) -> None:
     method = build(case).eval()
     batch = case.batch(2, clips=3)
     output = method.step(batch, generator())
-    assert output["show"]["clip"].shape == (6, FRAMES, SIDE, SIDE, 3)
+    shown = output["show"][case.shown]
+    assert len(shown) == 6
+    assert case.sequences or shown.shape == (6, FRAMES, SIDE, SIDE, 3)
     assert output["loss"].isfinite()
 
 
@@ -162,9 +164,10 @@ def test_pictures_are_uint8_videos(case: Case) -> None:
     assert len(pictures) >= 2
     for name, video in pictures.items():
         assert video.dtype == torch.uint8, name
-        assert video.shape[:2] == (4, FRAMES), name
+        # Of sequences, there are no films.
+        assert video.shape[:2] == (4, 1 if case.sequences else FRAMES), name
         # Figures and captions have their own size.
-        assert case.skeletons or name == "captioned" or video.shape[2:] == (SIDE, SIDE, 3), name
+        assert case.shown != "clip" or name == "captioned" or video.shape[2:] == (SIDE, SIDE, 3), name
 
 
 @everywhere

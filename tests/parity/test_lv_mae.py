@@ -1,7 +1,5 @@
 """LVMAE against tensors of the official code: pretraining with random and important segments, and both probes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from modules.layers.heads import ClassTokenAttention
 from modules.masks.base import Mask
 from modules.masks.sequences import ImportantSteps, RandomSteps, SequenceMask, neighbour_similarity
 from modules.methods.lvmae import LVMAE, Loss
-from modules.weights.names.lvmae import is_official, our_names, to_official, trained_steps
+from modules.weights.names.lvmae import encoder_weights, is_official, our_names, to_official, trained_steps
 from tests.parity.cases import assert_close, load_case, part
 
 BOUND, GRADIENT_BOUND = 5e-6, 2e-5
@@ -31,7 +29,7 @@ class Given(SequenceMask):
         super().__init__(ratio)
         self.noise = noise
 
-    def scores(self, sequence: Tensor, generator: torch.Generator) -> Tensor:
+    def scores(self, sequence: Tensor, longest: int, generator: torch.Generator) -> Tensor:
         return self.noise
 
 
@@ -136,11 +134,11 @@ def test_names_come_back(case: str) -> None:
     assert torch.equal(step_positions(steps, method.backbone.embed_dim), official["pos_embed"])
 
 
-def load_probe(mode: str, tmp_path: Path) -> tuple[dict, Classification, Batch]:
+def load_probe(mode: str) -> tuple[dict, Classification, Batch]:
     tensors, info = load_case("lv_mae", "probes")
     sizes = info["constructor"]
     backbone = build_backbone(sizes)
-    load_strictly(backbone, {name.removeprefix("backbone."): value for name, value in our_names(part(tensors, "state.encoder.")).items()}, "x")
+    load_strictly(backbone, encoder_weights(part(tensors, "state.encoder."))[0], "probes")
     method = Classification(backbone, sizes["classes"], mode)
     if mode == "attentive":
         method.attention = ClassTokenAttention(sizes["embed_dim"], sizes["probe_heads"])
@@ -158,8 +156,8 @@ def load_probe(mode: str, tmp_path: Path) -> tuple[dict, Classification, Batch]:
 
 
 @pytest.mark.parametrize("mode", ["linear", "attentive"])
-def test_probes(mode: str, tmp_path: Path) -> None:
-    tensors, method, batch = load_probe(mode, tmp_path)
+def test_probes(mode: str) -> None:
+    tensors, method, batch = load_probe(mode)
     assert_close(method.clip_logits(batch)[:, 0].detach(), tensors[f"output.{mode}_logits_correct_mask"], "logits", BOUND)
     sequence = method.normalise(batch.stream("feature").data[:, 0])
     assert torch.equal(valid_steps(sequence).sum(1), tensors["input.length"])
@@ -169,9 +167,9 @@ def test_probes(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["linear", "attentive"])
-def test_probes_with_the_official_mask(mode: str, tmp_path: Path) -> None:
+def test_probes_with_the_official_mask(mode: str) -> None:
     """The official evaluation also hides the last segment as a key. Its gradients are of this form."""
-    tensors, method, batch = load_probe(mode, tmp_path)
+    tensors, method, batch = load_probe(mode)
     sequence, length = method.normalise(batch.stream("feature").data[:, 0]), tensors["input.length"]
     steps = torch.arange(sequence.shape[1])
     valid, fewer = steps < length[:, None], steps < length[:, None] - 1

@@ -31,7 +31,7 @@ from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.runs.provenance import Provenance
 from modules.runs.saving import WholeCheckpointIO
-from tests.registry import DOWNSTREAM, METHODS, SIDE, Case, video_batch
+from tests.registry import DOWNSTREAM, METHODS, SIDE, Case, long_videos, video_batch
 
 TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3
 STEPS = EPOCHS * (TRAIN // BATCH)
@@ -215,6 +215,8 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     if case.skeletons:
         parts = SkeletonClipSettings(case.frames, case.clips)
         return SyntheticSkeleton(parts, batch_size, LoadSettings(run.workers), train_clips=TRAIN, val_clips=VAL)
+    if case.sequences:
+        return long_videos(batch_size, run.workers, TRAIN, VAL)
     # Methods with several clips per video do not use copies of them.
     clip = ClipSettings(
         frames=case.frames,
