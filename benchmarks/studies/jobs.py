@@ -102,7 +102,8 @@ def run_all(jobs: Sequence[AnyJob], run: Callable[[AnyJob], None], processes: in
     Raises:
         SettingError: if a result has other settings.
     """
-    start, failed = time.perf_counter(), []
+    start = time.perf_counter()
+    failed: list[str] = []
     todo = [job for job in jobs if not is_done(job)]
     with workers(processes) as pool:
         running = {pool.submit(run, job): job for job in todo}

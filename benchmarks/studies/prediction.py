@@ -229,8 +229,9 @@ def supervise(backbone: VideoViT, job: Job, size: Size) -> list[float]:
 
 def trained(method: Method) -> VideoViT:
     """The encoder that a method keeps."""
-    network: Any = next(iter(method.encoders().values()))
-    return network  # type: ignore[no-any-return]
+    kept_network: Any = next(iter(method.encoders().values()))
+    network: VideoViT = kept_network
+    return network
 
 
 def rank(backbone: VideoViT, data: Data) -> float:
@@ -429,7 +430,7 @@ def prediction(
     if unknown := sorted(set(rows or []) - known):
         raise SettingError(f"--rows names {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
     asked = [world for world in TITLES if (worlds is None or world in worlds) and (utd or world in ("generated", "long"))]
-    clips = {} if utd is None else {name: decoded(utd, out, size, name) for name in ("xsub", "xsub_settings")}
+    clips: dict[str, Path] = {} if utd is None else {name: decoded(utd, out, size, name) for name in ("xsub", "xsub_settings")}
     checked = clips.get("xsub_settings")
     measured = checked if calibrate else clips.get("xsub")
     first = CALIBRATION_SEED if calibrate else 0
