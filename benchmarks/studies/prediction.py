@@ -229,8 +229,7 @@ def supervise(backbone: VideoViT, job: Job, size: Size) -> list[float]:
 
 def trained(method: Method) -> VideoViT:
     """The encoder that a method keeps."""
-    kept_network: Any = next(iter(method.encoders().values()))
-    network: VideoViT = kept_network
+    network: Any = next(iter(method.encoders().values()))
     return network
 
 
@@ -464,6 +463,7 @@ def prediction(
 
 def decoded(root: Path, out: Path, size: Size, benchmark: str) -> Path:
     """The file of all clips of UTD-MHAD, decoded unless it exists."""
-    path = out / f"{benchmark}.pt"
-    clips_of(root, path, EVERY * size.recorded_frames, size.side + size.margin, benchmark)
+    frames, side = EVERY * size.recorded_frames, size.side + size.margin
+    path = out / f"{benchmark}_{frames}_{side}.pt"
+    clips_of(root, path, frames, side, benchmark)
     return path

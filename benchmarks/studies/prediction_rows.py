@@ -53,7 +53,7 @@ class Size(SigmaSize):
         long_lr: peak learning rate of LV-MAE.
     """
 
-    steps: int = 700
+    steps: int = 600
     batch: int = 32
     pool: int = 4096
     probe_clips: int = 2048
@@ -64,7 +64,7 @@ class Size(SigmaSize):
     momentum: float = 0.99
     long_videos: int = 768
     long_tests: int = 384
-    long_steps: int = 600
+    long_steps: int = 400
     long_batch: int = 64
     long_lr: float = 1e-3
 
@@ -214,6 +214,6 @@ TRIALS = {
     "sigma_fast": Recipe("SIGMA-MLP, tubes 0.5, rate x 4", partial(sigma, HALF)),
     "vjepa": replace(RECIPES["vjepa"], title="V-JEPA, short and long blocks"),
     "vjepa_fast": Recipe("V-JEPA, short and long blocks, rate x 4", vjepa),
-    "vjepa_long": Recipe("V-JEPA, short and long blocks, 3 x steps", vjepa, SLOW, 3.0),
+    "vjepa_long": Recipe("V-JEPA, short and long blocks, 2 x steps", vjepa, SLOW, 2.0),
 }
 """The search on the training subjects of UTD-MHAD."""
