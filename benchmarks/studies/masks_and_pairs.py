@@ -108,12 +108,12 @@ class Size:
     width: int = 96
     depth: int = 4
     heads: int = 3
-    steps: int = 1000
+    steps: int = 700
     batch: int = 48
     lr: float = 1e-3
     scale: tuple[float, float] = (0.15, 0.6)
     clip_side: int = 32
-    clip_steps: int = 1500
+    clip_steps: int = 800
     clip_batch: int = 64
     clip_lr: float = 1e-3
     clip_ratio: float = 0.75
