@@ -6,6 +6,7 @@
     python benchmarks/learning.py skeleton_contrast                # the same
     python benchmarks/learning.py locomotion                       # the same
     python benchmarks/learning.py order_and_contrast --utd DIR     # the same; DIR is UTD-MHAD, may be left out; resumes
+    python benchmarks/learning.py masks_and_pairs --davis DIR      # the same; --drones DIR and --utd DIR add data; resumes
     python benchmarks/learning.py prediction --utd DIR             # the same
     python benchmarks/learning.py utd_mhad --root DIR              # real recordings; an hour on two CPU cores
     python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
@@ -25,6 +26,7 @@ from jsonargparse import auto_cli
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.studies.locomotion import locomotion
+from benchmarks.studies.masks_and_pairs import masks_and_pairs
 from benchmarks.studies.order_and_contrast import order_and_contrast
 from benchmarks.studies.prediction import prediction
 from benchmarks.studies.sigma import sigma
@@ -42,6 +44,7 @@ if __name__ == "__main__":
         tubelet_contrast,
         locomotion,
         order_and_contrast,
+        masks_and_pairs,
         prediction,
         utd_mhad,
     ]

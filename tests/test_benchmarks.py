@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
-from benchmarks.studies import prediction, prediction_long
+from benchmarks.studies import masks_and_pairs, prediction, prediction_long
 from benchmarks.studies.order_and_contrast import TITLES
 from benchmarks.studies.order_tasks import PRETEXTS, SIDE, Size, ask, batch_of, encoder, seeing, shuffled, still
 from benchmarks.studies.prediction_rows import DEVIATIONS, DIFFERENCES
@@ -118,6 +118,71 @@ def test_order_and_contrast(
     assert [path.stat().st_mtime_ns for path in files] == times
     with pytest.raises(SystemExit, match="other settings"):
         run(monkeypatch, "learning.py", *words, "--size.steps=3")
+
+
+def write_davis(root: Path, names: list[str]) -> Path:
+    """DAVIS-2016 with short sequences, of a square that moves to the right."""
+    for name in names:
+        for number in range(4):
+            frame, mask = np.full((80, 120, 3), 90, np.uint8), np.zeros((80, 120), np.uint8)
+            frame[20:60, 20 + 8 * number : 60 + 8 * number] = np.arange(0, 240, 6)[:, None, None]
+            mask[20:60, 20 + 8 * number : 60 + 8 * number] = 255
+            for folder, values, suffix in (("JPEGImages", frame, "jpg"), ("Annotations", mask, "png")):
+                path = root / folder / "80p" / name / f"{number:05d}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(path)
+    (root / "ImageSets/2016").mkdir(parents=True)
+    (root / "ImageSets/2016/val.txt").write_text("\n".join(names))
+    return root
+
+
+FEW = ["--size.steps=2", "--size.batch=4", "--size.clip_steps=2", "--size.clip_batch=4", "--size.tuning_steps=1"]
+FEW += ["--size.width=12", "--size.depth=1", "--processes=0", "--seeds=1"]
+
+
+@pytest.mark.parametrize(
+    "rows", [["copy", "siammae", "center"], pytest.param(list(masks_and_pairs.TITLES), marks=pytest.mark.slow)]
+)
+def test_masks_and_pairs(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.studies.pairs_data.GENERATED", 26)
+    monkeypatch.setattr("benchmarks.studies.pairs_data.UNSEEN", 13)
+    monkeypatch.setattr(masks_and_pairs, "QUESTIONS", 4)
+    root = write_davis(tmp_path / "davis", ["one", "two", "three"])
+    words = ["masks_and_pairs", f"--davis={root}", f"--out={tmp_path / 'out'}", f"--rows=[{','.join(rows)}]", *FEW]
+    if len(rows) == len(masks_and_pairs.TITLES):
+        write_reduced(tmp_path / "utd", subjects=(1, 3, 7, 2))
+        words.append(f"--utd={tmp_path / 'utd'}")
+    run(monkeypatch, "learning.py", *words)
+    files = sorted((tmp_path / "out").glob("*/seed0.json"))
+    assert [path.parent.name for path in files] == sorted(rows)
+    # The only sequence that does not train is the second; its mask moves by a fifth of its width per frame.
+    copied = json.loads((tmp_path / "out/copy/seed0.json").read_text())
+    expected = 100 * (32 / 48 + 24 / 56) / 2
+    assert copied["sequences"] == {"two": pytest.approx(expected, abs=0.1)}
+    said = capsys.readouterr().out
+    assert f"| the first mask, copied | {expected:.1f} |" in said
+    assert "| both ends, blended |" in said
+    times = [path.stat().st_mtime_ns for path in files]
+    run(monkeypatch, "learning.py", *words)
+    assert [path.stat().st_mtime_ns for path in files] == times
+    with pytest.raises(SystemExit, match="other settings"):
+        run(monkeypatch, "learning.py", *words, "--size.steps=3")
+
+
+def test_pairs_are_in_order_and_share_a_crop() -> None:
+    size = masks_and_pairs.Size()
+    # The brightness of a frame is its number; the top half of each is 100 brighter.
+    clips = 10 * torch.arange(8, dtype=torch.uint8)[None, :, None, None, None].repeat(5, 1, 128, 128, 3)
+    clips[:, :, :64] += 100
+    pair = masks_and_pairs.pairs([clips, clips], size, 16, torch.Generator().manual_seed(0))
+    assert pair.shape == (16, 2, 1, size.side, size.side, 3)
+    first, second = pair[:, :, 0, -1, 0, 0].int().unbind(1)
+    assert (second % 100 > first % 100).all()
+    # The same rows of both are in the top half.
+    bright = pair[..., 0] >= 100
+    assert (bright[:, 0] == bright[:, 1]).float().mean() > 0.99
 
 
 def test_order_and_contrast_changes_what_encoders_see() -> None:
