@@ -96,8 +96,6 @@ def main(
     draws: dict[str, Callable[[], object]] = {
         name: partial(kind.draw, batch, grid, generator, boxes) for name, kind in generators(ratio).items()
     }
-        name: partial(kind.draw, batch, grid, generator, boxes) for name, kind in generators(ratio).items()
-    }
     # Drawn on the host, where batches are read.
     blocks = partial(draw_sets, [SHORT, LONG], grid, "cut", 0)
     draws["multi-block"] = lambda: blocks([np.random.default_rng(row) for row in range(batch)])

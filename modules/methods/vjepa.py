@@ -210,11 +210,9 @@ class VJEPA(Method):
         ):
             if mask.valid is not None:
                 # In place of padding, which has other tokens, the first predicted token again.
-                index, prediction, target = (
-                    torch.where(mask.valid.view(*mask.valid.shape, *[1] * (one.ndim - 2)), one, one[:, :1])
-                    for one in (mask.targets, prediction, target)
-                )
-                mask = mask._replace(targets=index)
+                wide = mask.valid[..., None]
+                mask = mask._replace(targets=torch.where(mask.valid, mask.targets, mask.targets[:, :1]))
+                prediction, target = (torch.where(wide, one, one[:, :1]) for one in (prediction, target))
             hidden = hidden_of(mask, grid.tokens)
             black = torch.zeros(*hidden.shape, 3, grid.token_pixels, device=clip.device)
             context = replace_tokens(clip, hidden, black, grid)
