@@ -213,8 +213,9 @@ class _Mover:
                 thing[key] = self.move(value)
         elif isinstance(thing, list):
             thing[:] = [self.move(value) for value in thing]
-        elif type(thing) is tuple:
-            return tuple(self.move(value) for value in thing)
+        elif isinstance(thing, tuple):
+            moved = tuple(self.move(value) for value in thing)
+            return type(thing)(*moved) if hasattr(thing, "_fields") else moved
         elif _is_ours(thing) and id(thing) not in self.seen:
             self.seen.add(id(thing))
             self.keep.append(thing)

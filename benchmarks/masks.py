@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
@@ -26,10 +27,12 @@ from benchmarks.methods import Precision, Size, job
 from benchmarks.pairs import seconds
 from modules.backbones.vit.video_vit import VideoViT
 from modules.masks.base import MaskGenerator
+from modules.masks.blocks import draw_sets
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.vjepa import LONG, SHORT
 
 
 def generators(ratio: float) -> dict[str, MaskGenerator]:
@@ -90,7 +93,12 @@ def main(
     grid = VideoViT("micro", depth=1).grid
     generator = torch.Generator(device).manual_seed(0)
     boxes = random_boxes(batch, 16, 224, device)
-    draws = {name: partial(kind.draw, batch, grid, generator, boxes) for name, kind in generators(ratio).items()}
+    draws: dict[str, Callable[[], object]] = {
+        name: partial(kind.draw, batch, grid, generator, boxes) for name, kind in generators(ratio).items()
+    }
+    # Drawn on the host, where batches are read.
+    blocks = partial(draw_sets, [SHORT, LONG], grid, "cut", 0)
+    draws["multi-block"] = lambda: blocks([np.random.default_rng(row) for row in range(batch)])
     check_that_none_waits(list(draws.values()), device)
     taken: dict[str, list[float]] = {name: [] for name in ("step", *draws)}
     for _ in range(repeats + 1):

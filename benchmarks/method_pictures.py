@@ -233,7 +233,7 @@ SHEETS = {
         vjepa,
         lambda: moving(ground=True),
         ("clip", "context_0", "similarity_0", "context_1", "similarity_1"),
-        steps=640,
+        steps=128,
     ),
     "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
     "sigma": Sheet(

@@ -139,13 +139,8 @@ def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teach
     more = []
     text = (ROOT / "configs" / recipe).read_text()
     if "init_from" in text:
-        tiny_run(
-            "vjepa2.yaml" if "VJEPA" in text else "smile.yaml",
-            videos,
-            teacher,
-            tmp_path / "first",
-            "--data.clip.sampler.stride=1",
-        )
+        first = ["vjepa2.yaml"] if "VJEPA" in text else ["smile.yaml", "--data.clip.sampler.stride=1"]
+        tiny_run(first[0], videos, teacher, tmp_path / "first", *first[1:])
         more = [f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"]
     tiny_run(recipe, videos, teacher, tmp_path / "run", "--trainer.max_epochs=2", *more)
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

@@ -208,6 +208,11 @@ class VJEPA(Method):
         for number, (mask, prediction, target) in enumerate(
             zip(show["masks"], show["predictions"], show["targets"], strict=True)
         ):
+            if mask.valid is not None:
+                # In place of padding, which has other tokens, the first predicted token again.
+                wide = mask.valid[..., None]
+                mask = mask._replace(targets=torch.where(mask.valid, mask.targets, mask.targets[:, :1]))
+                prediction, target = (torch.where(wide, one, one[:, :1]) for one in (prediction, target))
             hidden = hidden_of(mask, grid.tokens)
             black = torch.zeros(*hidden.shape, 3, grid.token_pixels, device=clip.device)
             context = replace_tokens(clip, hidden, black, grid)
