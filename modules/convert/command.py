@@ -98,9 +98,9 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or LV-MAE, a folder or file of
-            DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or
-            timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST or LV-MAE, a folder or file
+            of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO
+            or timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
             The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
             files but .pth also contain it. The model card is <name>.md, or README.md in the folder.

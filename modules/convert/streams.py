@@ -206,7 +206,9 @@ def convert_sequence(source: Source, facts: Facts, part: Part, to: Format) -> Co
             network["attention"] = ClassTokenAttention(width)
     hint = " (--part backbone reads only the encoder)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source.path, f"SequenceTransformer{hint}")
-    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in (encoder | others).items())}: {report}.")
+    rank_zero_info(
+        f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in (encoder | others).items())}: {report}."
+    )
     passport = {
         "format": PASSPORT_FORMAT,
         "kind": "classifier" if "head" in network else "pretraining" if others else "encoder",
