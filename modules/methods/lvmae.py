@@ -47,11 +47,12 @@ from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_whole, given
 from modules.core.loading import load_strictly
 from modules.core.output import Answers, Predicted, StepOutput
+from modules.core.randomness import device_generator
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing.sequences import draw_bars, draw_similarity
 from modules.masks.base import Mask
 from modules.masks.sequences import SequenceMask
-from modules.training.method import Method
+from modules.training.method import VAL_STREAM, Method
 from modules.training.optim import AdamWSettings
 from modules.weights.files import read_checkpoint, read_weights
 from modules.weights.names.lvmae import our_names
@@ -133,7 +134,7 @@ class LVMAE(Method):
         self.register_buffer("counts", mask.counts(max(backbone.max_steps, COPIES * FEWEST)), persistent=False)
         self.counts: Tensor
         """visible segments by length"""
-        self.captions, self.predicts_by_encoder = captions, captions is None  # type: ignore[misc]  # of the class elsewhere
+        self.captions, self.init_from = captions, init_from
         self.sentences: list[str] = read_sentences(captions.file) if captions is not None else []
         self.aligned: Aligned | None = None
         """made when `predict` starts"""
@@ -268,9 +269,15 @@ class LVMAE(Method):
     # --- Captions of hidden segments ---
 
     def on_predict_start(self) -> None:
-        """Encode the sentences; see `Method.on_predict_start`."""
+        """Encode the sentences; see `Method.on_predict_start`.
+
+        Raises:
+            SettingError: if the decoder has no trained weights, or the features are not those of the text tower's CLIP.
+        """
         super().on_predict_start()
         if self.captions is not None:
+            if self.init_from is None and self.trainer.ckpt_path is None:
+                raise SettingError("model.captions needs a trained decoder; pass --ckpt_path or --model.init_from.")
             self.aligned = encode_sentences(self.captions.clip, self.sentences, self.backbone.input_dim, self.device)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
@@ -282,8 +289,7 @@ class LVMAE(Method):
         sequence, length = self.sequences(batch)
         sequence, length = sequence[:, :longest], length.clamp(max=longest)
         valid = torch.arange(sequence.shape[1], device=length.device) < length[:, None]
-        # Always the same random mask.
-        generator = torch.Generator(device=self.device).manual_seed(self.seed + batch_idx)
+        generator = device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank)
         mask = self.mask.draw(sequence, valid, self.counts, generator)
         assert mask.valid is not None
         prediction = self.predict_steps(sequence, valid, mask).float()
