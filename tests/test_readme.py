@@ -286,8 +286,9 @@ def test_no_command_is_left_out() -> None:
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
     tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))
-    # Those of label propagation are run in tests/downstream.
+    # Those of label propagation and of long videos are run in tests/downstream.
     tested += ("python main.py test --config configs/propagation/davis2017.yaml",)
+    tested += tuple(f"python main.py fit --config configs/{name}.yaml" for name in ("lvmae", "attentive/long_videos"))
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

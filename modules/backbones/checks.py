@@ -86,8 +86,8 @@ def check_sequences(sequence: Tensor, weight: Tensor, width: int, network: str) 
         )
     if sequence.shape[2] != width:
         raise SettingError(
-            f"{network} takes features of width {width}, but the data have {sequence.shape[2]}; set model.backbone.embed_dim, or "
-            "model.backbone.input_dim for a projection."
+            f"{network} takes features of width {width}, but the data have {sequence.shape[2]}; set model.backbone.embed_dim, "
+            "or model.backbone.input_dim for a projection."
         )
 
 

@@ -179,7 +179,7 @@ def convert_sequence(source: Source, facts: Facts, part: Part, to: Format) -> Co
         steps = USUAL_STEPS
         rank_zero_info(f"No file with {source.path} states the longest sequence of its training: {steps} steps assumed.")
     project = kept.get("backbone.project.weight")
-    encoder = {
+    encoder: dict[str, Any] = {
         "embed_dim": width,
         "depth": count_blocks(kept, "backbone.blocks."),
         "num_heads": count_heads(width, facts.get("num_heads"), path),
@@ -193,7 +193,7 @@ def convert_sequence(source: Source, facts: Facts, part: Part, to: Format) -> Co
         network = nn.ModuleDict({"backbone": SequenceTransformer(**encoder)})
         if "decoder.embed.weight" in kept:
             dim = len(kept["decoder.embed.weight"])
-            heads = facts.get("decoder_heads") or (
+            heads: int = facts.get("decoder_heads") or (
                 PUBLISHED_DECODER_HEADS if dim == PUBLISHED_DECODER else max(1, encoder["num_heads"] // 2)
             )
             others = {"decoder_dim": dim, "decoder_depth": count_blocks(kept, "decoder.blocks."), "decoder_heads": heads}
@@ -206,7 +206,9 @@ def convert_sequence(source: Source, facts: Facts, part: Part, to: Format) -> Co
             network["attention"] = ClassTokenAttention(width)
     hint = " (--part backbone reads only the encoder)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source.path, f"SequenceTransformer{hint}")
-    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in (encoder | others).items())}: {report}.")
+    rank_zero_info(
+        f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in (encoder | others).items())}: {report}."
+    )
     passport = {
         "format": PASSPORT_FORMAT,
         "kind": "classifier" if "head" in network else "pretraining" if others else "encoder",

@@ -97,8 +97,8 @@ class Classification(Method):
             encoders, and for a class token, the pooled feature is used.
         num_classes: number of outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
-            `attentive` attention with one query over its tokens (after the final norm), and a linear classifier; on sequences of
-            features, a transformer block, of which the class token is used.
+            `attentive` attention with one query over its tokens (after the final norm), and a linear classifier; on sequences
+            of features, a transformer block, of which the class token is used.
         augmentation: augmentation of training clips of videos, or SkeletonAugmentation for skeletons; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
         labels: one or several labels per sample, and how they are used.

@@ -8,6 +8,7 @@ from modules.backbones.sequence.transformer import key_mask
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.device import full_float32
+from modules.core.errors import SettingError
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
@@ -54,10 +55,18 @@ class ClassTokenAttention(nn.Module):
     Args:
         dim: width of a token.
         heads: attention heads; 8 in the official code.
+
+    Raises:
+        SettingError: if they do not divide the width.
     """
 
     def __init__(self, dim: int, heads: int = 8) -> None:
         super().__init__()
+        if dim % heads:
+            raise SettingError(
+                f"model.backbone.embed_dim is {dim}, which the {heads} attention heads of the classifier do not divide; choose "
+                "another width, or model.mode linear."
+            )
         # LayerNorms have PyTorch's eps of 1e-5 here, unlike those of the encoder.
         self.blocks = nn.Sequential(Block(dim, heads, qkv_bias=True, norm_layer=nn.LayerNorm))
         self.norm = nn.LayerNorm(dim)

@@ -3,30 +3,31 @@
 Paper: LV-MAE, https://arxiv.org/abs/2504.03501. A frozen encoder has turned each segment of 5 s into a feature, so that a video
 of up to 21 minutes is a sequence of up to 256 tokens. A transformer encodes the visible half, with a class token and the
 positions of the original indices; a narrow decoder fills in mask tokens and predicts the features of the hidden half, divided
-by their length. Either random segments are visible, or those that differ most from the one before (`ImportantSteps`, the paper's
-recommendation). After training, the encoder is frozen and gets complete sequences; a classifier takes the mean of its tokens
-(linear) or one block of attention with the class token (attentive), see `Classification`.
+by their length. Either random segments are visible, or those that differ most from the one before (`ImportantSteps`, the
+paper's recommendation). After training, the encoder is frozen and gets complete sequences; a classifier takes the mean of its
+tokens (linear) or one block of attention with the class token (attentive), see `Classification`.
 
 Shapes at the published size: sequences [B, 256, 1024], 128 visible, encoder 32 blocks, decoder 512 wide with 8 blocks,
 prediction [B, 128, 1024]. Sequences of a batch have different lengths: everything is batched over padded ones, and the numbers
 of visible and hidden segments of each sequence are exact.
 
 `python main.py embed --every 5` makes such sequences with any encoder of this project, `FeatureSequences` reads them. With
-`captions`, `predict` ranks sentences for each hidden segment, by the cosine of its predicted feature and the sentence's, both by
-the same CLIP (features of its image tower are those of `FrameTower`, before the projection).
+`captions`, `predict` ranks sentences for each hidden segment, by the cosine of its predicted feature and the sentence's, both
+by the same CLIP (features of its image tower are those of `FrameTower`, before the projection).
 
 Outputs, losses and gradients agree with the official code, given its tensors (tests/parity/test_lv_mae.py). Differences:
 
 * padding is hidden from attention in evaluation exactly; the official evaluation also hides the last segment of every video,
   and cannot take videos of the maximum length;
-* the official loader replaces a video of which nothing would be visible (one segment; at ratio 0.7, fewer than four) by another;
-  here at least one segment is visible;
+* the official loader replaces a video of which nothing would be visible (one segment; at ratio 0.7, fewer than four) by
+  another; here at least one segment is visible;
 * ties of the importance mask keep the earlier segment; in the official code they have no order;
 * one padded batch in place of loops over samples; bf16 with the loss in float32 in place of fp16 with a scaler;
 * with several processes, the mean is over the hidden segments of all of them.
 
-The paper's videos have random lengths of 10 s to 1280 s. The official loader reads complete files, and cuts only those that are
-longer than the maximum, at a random place; `shortest` also draws random lengths. Where the paper draws them could not be verified.
+The paper's videos have random lengths of 10 s to 1280 s. The official loader reads complete files, and cuts only those that
+are longer than the maximum, at a random place; `shortest` also draws random lengths. Where the paper draws them could not be
+verified.
 """
 
 from dataclasses import dataclass
@@ -46,11 +47,12 @@ from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_whole, given
 from modules.core.loading import load_strictly
 from modules.core.output import Answers, Predicted, StepOutput
+from modules.core.randomness import device_generator
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing.sequences import draw_bars, draw_similarity
 from modules.masks.base import Mask
 from modules.masks.sequences import SequenceMask
-from modules.training.method import Method
+from modules.training.method import VAL_STREAM, Method
 from modules.training.optim import AdamWSettings
 from modules.weights.files import read_checkpoint, read_weights
 from modules.weights.names.lvmae import our_names
@@ -96,10 +98,10 @@ class LVMAE(Method):
         backbone: encoder, kept after pretraining.
         mask: which segments are hidden: ImportantSteps, as the paper recommends, or RandomSteps, with ratio 0.5.
         decoder: size of the decoder; the paper's is 512 wide with 8 blocks of 16 heads.
-        loss: `squared` error of features divided by their length; `cosine`, 1 minus the cosine; or `standardised`, squared error
-            of features with mean 0 and standard deviation 1 each.
-        shortest: length of the shortest random part of a training sequence; the part's length is then drawn uniformly, and so is
-            its start. Null takes complete sequences. Those longer than `backbone.max_steps` are cut at a random place.
+        loss: `squared` error of features divided by their length; `cosine`, 1 minus the cosine; or `standardised`, squared
+            error of features with mean 0 and standard deviation 1 each.
+        shortest: length of the shortest random part of a training sequence; the part's length is then drawn uniformly, and so
+            is its start. Null takes complete sequences. Those longer than `backbone.max_steps` are cut at a random place.
         captions: sentences that `predict` ranks for hidden segments; null predicts features of sequences.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
@@ -132,7 +134,7 @@ class LVMAE(Method):
         self.register_buffer("counts", mask.counts(max(backbone.max_steps, COPIES * FEWEST)), persistent=False)
         self.counts: Tensor
         """visible segments by length"""
-        self.captions, self.predicts_by_encoder = captions, captions is None  # type: ignore[misc]  # of the class elsewhere
+        self.captions, self.init_from = captions, init_from
         self.sentences: list[str] = read_sentences(captions.file) if captions is not None else []
         self.aligned: Aligned | None = None
         """made when `predict` starts"""
@@ -267,9 +269,15 @@ class LVMAE(Method):
     # --- Captions of hidden segments ---
 
     def on_predict_start(self) -> None:
-        """Encode the sentences; see `Method.on_predict_start`."""
+        """Encode the sentences; see `Method.on_predict_start`.
+
+        Raises:
+            SettingError: if the decoder has no trained weights, or the features are not those of the text tower's CLIP.
+        """
         super().on_predict_start()
         if self.captions is not None:
+            if self.init_from is None and self.trainer.ckpt_path is None:
+                raise SettingError("model.captions needs a trained decoder; pass --ckpt_path or --model.init_from.")
             self.aligned = encode_sentences(self.captions.clip, self.sentences, self.backbone.input_dim, self.device)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
@@ -281,8 +289,7 @@ class LVMAE(Method):
         sequence, length = self.sequences(batch)
         sequence, length = sequence[:, :longest], length.clamp(max=longest)
         valid = torch.arange(sequence.shape[1], device=length.device) < length[:, None]
-        # Always the same random mask.
-        generator = torch.Generator(device=self.device).manual_seed(self.seed + batch_idx)
+        generator = device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank)
         mask = self.mask.draw(sequence, valid, self.counts, generator)
         assert mask.valid is not None
         prediction = self.predict_steps(sequence, valid, mask).float()
@@ -314,7 +321,10 @@ class LVMAE(Method):
                 rows["cosine"].append(cosine[step])
                 rows["of_the_segment"].append(self.sentences[true[step]])
         assert self.captions is not None
-        facts = {"captions": self.captions.file, "columns": "agreement: share of the hidden steps with the sentence of the segment"}
+        facts = {
+            "captions": self.captions.file,
+            "columns": "agreement: share of the hidden steps with the sentence of the segment",
+        }
         return Answers({"agreement": agree}, facts, {"segments": rows})
 
 

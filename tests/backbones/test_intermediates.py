@@ -16,7 +16,7 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.core.errors import SettingError
-from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_locomotion, tiny_vit
+from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_locomotion, tiny_sequence, tiny_vit
 
 BUILD: dict[str, Callable[[], Any]] = {
     "vit": tiny_vit,
@@ -25,11 +25,12 @@ BUILD: dict[str, Callable[[], Any]] = {
     "i3d": lambda: I3D(0.0625),
     "depth": lambda: Depth(tiny_vit()),
     "signal": lambda: SignalCNN(6, 4, 2),
+    "sequence": tiny_sequence,
     "gru": lambda: BiGRU(8, 3, "true_bidirectional"),
     "gcn": lambda: AGCN(4),
     "hcn": lambda: HCN(4, 16),
 }
-BLOCKS = {"vit": 2, "beit": 2, "r3d": 5, "i3d": 4, "depth": 2, "signal": 4, "gru": 3, "gcn": 10, "hcn": 2}
+BLOCKS = {"vit": 2, "beit": 2, "r3d": 5, "i3d": 4, "depth": 2, "signal": 4, "sequence": 2, "gru": 3, "gcn": 10, "hcn": 2}
 # [B, D, ...] of the first returned block, for two clips.
 GRIDS = {
     "vit": (2, 32, 2, 4, 4),
@@ -38,6 +39,7 @@ GRIDS = {
     "i3d": (2, 12, 2, 4, 4),
     "depth": (2, 32, 2, 4, 4),
     "signal": (2, 4, 24),
+    "sequence": (2, 32, 10),
     "gru": (2, 16, 4),
     "gcn": (2, 4, 4, 25, 2),
     "hcn": (2, 8, 2, 2),
@@ -50,6 +52,8 @@ def raw_clip(encoder: Any) -> Tensor:
         return torch.randint(0, 256, (2, FRAMES, SIDE, SIDE, 3), generator=g).to(torch.uint8)
     if encoder.kind == "depth":
         return torch.randint(0, 6000, (2, FRAMES, SIDE, SIDE, 1), generator=g).to(torch.uint16)
+    if encoder.kind == "feature":
+        return torch.randn(2, 10, 32, generator=g)
     frames = getattr(encoder, "num_frames", FRAMES)  # of HCN, which takes clips of one length
     return torch.randn((2, 6, 24) if encoder.kind == "signal" else (2, 3, frames, 25, 2), generator=g)
 
@@ -83,6 +87,8 @@ def test_intermediates(name: str) -> None:
         expected = encoder.forward_features(clip)
         assert torch.equal(features, expected)
         assert (len(found), tuple(found[0].shape)) == (BLOCKS[name], GRIDS[name])
+        # Without the class token.
+        expected = expected[:, 1:] if name == "sequence" else expected
         flat = encoder.forward_intermediates(clip, [-1], norm=True, output_fmt="NLC", intermediates_only=True)[0]
         assert torch.equal(flat, expected if expected.ndim == 3 and name != "signal" else expected.flatten(2).transpose(1, 2))
         assert torch.equal(flat, found[-1].flatten(2).transpose(1, 2))

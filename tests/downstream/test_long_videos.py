@@ -18,7 +18,12 @@ from modules.runs.last_checkpoint import LAST
 from tests.registry import FRAMES, SIDE, tiny_vit
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false", "--trainer.precision=32-true"]
+QUICK = [
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.precision=32-true",
+]
 SMALL = [f"--model.backbone.{name}" for name in ("embed_dim=32", "depth=2", "num_heads=2", "max_steps=16")]
 
 

@@ -82,7 +82,7 @@ def test_random_masks_are_uniform_and_do_not_depend_on_padding() -> None:
 
 
 def test_important_steps_are_the_changes() -> None:
-    """Constant but for one jump: the first step (different by definition) and the jump come first; then the earliest of ties."""
+    """Constant but for one jump: the first step (different by definition) and the jump come first, then the earliest."""
     data = torch.zeros(3, 12, WIDTH)
     for row, jump in enumerate((1, 6, 11)):
         data[row, :jump, 0] = data[row, jump:, 1] = 1
@@ -156,11 +156,15 @@ def test_padding_changes_nothing() -> None:
     """Neither the loss nor the class token depend on what is behind the end, or on how much is."""
     method = build(RandomSteps(0.5)).eval()
     data, _ = sequences((5, 9))
-    first = method.step(batch_of(data, (5, 9)), generator())
-    other = F.pad(data, (0, 0, 0, 6))
-    assert float(method.step(batch_of(other, (5, 9)), generator())["loss"].detach()) == pytest.approx(float(first["loss"].detach()), rel=1e-5)
-    other[0, 5:], other[1, 9:] = 3.0, -2.0
-    assert float(method.step(batch_of(other, (5, 9)), generator())["loss"].detach()) == pytest.approx(float(first["loss"].detach()), rel=1e-5)
+
+    def loss(given: Tensor) -> float:
+        return float(method.step(batch_of(given, (5, 9)), generator())["loss"].detach())
+
+    expected = pytest.approx(loss(data), rel=1e-5)
+    longer = F.pad(data, (0, 0, 0, 6))
+    assert loss(longer) == expected
+    longer[0, 5:], longer[1, 9:] = 3.0, -2.0
+    assert loss(longer) == expected
     feature = method.backbone(method.normalise(data))
     assert torch.allclose(feature, method.backbone(method.normalise(F.pad(data, (0, 0, 0, 30)))), atol=1e-6)
     alone = method.backbone(method.normalise(data[:1, :5]))

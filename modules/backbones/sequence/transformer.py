@@ -103,7 +103,8 @@ class SequenceTransformer(Layered, nn.Module):
         check_range("model.backbone", 0, 1, drop_path=drop_path)
         if embed_dim % num_heads or embed_dim % 2:
             raise SettingError(
-                f"model.backbone.embed_dim is {embed_dim}; it must be even, and a multiple of model.backbone.num_heads {num_heads}."
+                f"model.backbone.embed_dim is {embed_dim}; it must be even, and a multiple of model.backbone.num_heads "
+                f"{num_heads}."
             )
         self.embed_dim, self.num_heads, self.mlp_ratio, self.max_steps = embed_dim, num_heads, mlp_ratio, max_steps
         self.input_dim, self.pooling = input_dim or embed_dim, pooling

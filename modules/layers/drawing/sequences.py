@@ -18,8 +18,8 @@ EMPTY, OTHER = (240, 240, 240), (0, 0, 0)
 def draw_similarity(rows: Tensor, columns: Tensor, valid: Tensor, hidden: Tensor) -> Tensor:
     """Cosines of the steps of two versions of each sequence, without padding.
 
-    Colours are those of `shades`, from the smallest cosine of two steps of `columns` (dark) to 1 (bright). The edges at the left
-    and at the top are orange at hidden steps, and blue at visible ones.
+    Colours are those of `shades`, from the smallest cosine of two steps of `columns` (dark) to 1 (bright). The edges at the
+    left and at the top are orange at hidden steps, and blue at visible ones.
 
     Args:
         rows: float [B, S, F]
