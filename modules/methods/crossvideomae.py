@@ -259,7 +259,9 @@ class CrossVideoMAE(MaskedAutoencoder):
         found = self.rebuild(picture, generator)
 
         moment = (frame // self.backbone.grid.tubelet).repeat(2)
-        projected = torch.stack([self.video_projection(tokens.mean(1)), self.video_projection(self.at(tokens, visible, moment))])
+        projected = torch.stack(
+            [self.video_projection(tokens.mean(1)), self.video_projection(self.at(tokens, visible, moment))]
+        )
         seen = self.image_projection(found["tokens"].mean(1))
         parts = self.agree(projected.unflatten(1, (2, -1)), seen)
 

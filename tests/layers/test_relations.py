@@ -135,7 +135,9 @@ def test_features_of_any_encoder_of_videos(build: Any) -> None:
 
 
 def test_teachers_that_do_not_fit(weights: str) -> None:
-    with pytest.warns(UserWarning, match=r"VideoViT of model\.relations\.teacher has random weights; set .*encoder\.checkpoint"):
+    with pytest.warns(
+        UserWarning, match=r"VideoViT of model\.relations\.teacher has random weights; set .*encoder\.checkpoint"
+    ):
         videomae(RelationSettings(EncoderTarget(coarse(), normalise=False)))
     with pytest.raises(SettingError, match=r"normalises its features.* set model\.relations\.teacher\.normalise to false"):
         RelationSettings(EncoderTarget(coarse(weights)))
