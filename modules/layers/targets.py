@@ -422,7 +422,8 @@ class EncoderTarget(Target):
             self.encoder.clip_grid(torch.empty(shape, device="meta"))
         if not self.encoder.has_weights:
             rank_zero_warn(
-                f"The {type(self.encoder).__name__} of {setting} has random weights; set {setting}.encoder.checkpoint to a file."
+                f"The {type(self.encoder).__name__} of {setting} has random weights; set {setting}.encoder.checkpoint to a "
+                "file."
             )
 
     def compiled_parts(self) -> list[nn.Module]:

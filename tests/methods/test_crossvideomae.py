@@ -72,8 +72,8 @@ def reference(method: CrossVideoMAE, output: StepOutput) -> dict[str, Tensor]:
         seen, means = complement(masked, grid.tokens), []
         for clip, places, frame in zip(clips, seen, show["frame"].tolist(), strict=True):
             tokens = method.backbone.forward_features(method.backbone.preprocess(clip[None]), places[None])[0]
-            moment = [token for token, place in zip(tokens, places.tolist(), strict=True) if place // 16 == frame // 2]
-            means.append(torch.stack([tokens.mean(0), torch.stack(moment).mean(0)]))
+            time_slice = [token for token, place in zip(tokens, places.tolist(), strict=True) if place // 16 == frame // 2]
+            means.append(torch.stack([tokens.mean(0), torch.stack(time_slice).mean(0)]))
         for level, rows in zip(pooled.values(), torch.stack(means, 1), strict=True):
             level.append(rows)
     count = len(show["clip"])
