@@ -13,8 +13,8 @@ video encoder takes over what the image encoder knows. The encoder of the video 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens per clip, 80 visible, prediction [B, 1488, 1536]; 196 patches per frame, 19
 visible, prediction [B, 177, 768]; five projections [B, 256].
 
-Re-created: no code was published, and the details of the paper could not be verified, not even the masking ratios and the use of
-VideoMAE's recipe. Everything below is our choice:
+Re-created: no code was published, and the details of the paper could not be verified, not even the masking ratios and the use
+of VideoMAE's recipe. Everything below is our choice:
 
 * a feature is the mean of visible tokens after the final norm; of the frame level, the mean of those of the slice that contains
   the sampled frame, so that negatives are other clips only, at both levels;
