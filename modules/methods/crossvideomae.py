@@ -31,6 +31,7 @@ accumulated batches. Several clips of one video are different samples, and negat
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ from modules.backbones.vit.blocks import init_blocks, layer_norm, make_blocks
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import sincos_positions_2d
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Preparation
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.output import StepOutput
 from modules.core.run import run_of
@@ -241,11 +242,15 @@ class CrossVideoMAE(MaskedAutoencoder):
 
     # --- Step ---
 
+    def preparation(self) -> Preparation:
+        """Colours and blur are drawn in the loader workers; see `Method.preparation`."""
+        return partial(self.augmentation.prepare_copies, self.stream, self.seed)
+
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Augment, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         clip = self.inputs(batch).flatten(0, 1)
         count, frames = clip.shape[:2]
-        looks = self.augmentation.draw(count, generator)[1]
+        looks = batch.prepared or self.augmentation.draw(count, generator)[1]
         augmented = self.augmentation(self.flip(clip, generator), looks).round().byte()
         frame = torch.randint(frames, (count,), generator=generator, device=clip.device)
 

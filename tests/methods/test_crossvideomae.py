@@ -22,7 +22,7 @@ from modules.layers.targets import PixelTarget
 from modules.masks.clip import UniformMask
 from modules.masks.tokens import TubeMask
 from modules.methods.crossvideomae import AgreementSettings, CrossVideoMAE, ImageBranch
-from tests.registry import FRAMES, SIDE, tiny_tower, tiny_vit, video_batch
+from tests.registry import FRAMES, SIDE, rows_of, tiny_tower, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]
 SMALL = ImageBranch(0.75, True, 1, 16, 1)
@@ -148,6 +148,21 @@ def test_the_image_branch_sees_no_hidden_pixel() -> None:
     assert torch.equal(again["tokens"], found["tokens"])
     assert torch.equal(again["prediction"], found["prediction"])
     assert not torch.equal(again["target"], found["target"])
+
+
+def test_changes_of_copies_are_drawn_in_advance() -> None:
+    """A function of the seed, the epoch and the row, for each clip of a video."""
+    method, batch = tiny(flip=0.0), video_batch(2, 3)
+    prepare = method.preparation()
+    prepare(batch, 0)
+    copies = method.step(batch, generator())["show"]["augmented"]
+    assert copies.shape == (6, FRAMES, SIDE, SIDE, 3)
+    assert torch.equal(copies, method.step(batch, generator(1))["show"]["augmented"])
+    second, looks = rows_of(video_batch(2, 3), slice(1, 2)), batch.prepared
+    prepare(second, 0)
+    assert second.prepared == looks[3:]
+    prepare(batch, 1)
+    assert batch.prepared != looks
 
 
 # --- Sizes and settings ---
