@@ -146,4 +146,5 @@ def teacher_clip(video: Tensor) -> Tensor:
     frames = IMAGENET.apply_planes(pixels).transpose(1, 2)
     size = (video.shape[3] // REDUCTION, video.shape[4] // REDUCTION)
     small = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", align_corners=False)
-    return small.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    result: Tensor = small.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    return result
