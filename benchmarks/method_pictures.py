@@ -218,7 +218,7 @@ SHEETS = {
         crossvideomae,
         lambda: moving(background="gradient"),
         ("clip", "visible", "reconstruction", "augmented_visible", "image_visible", "image_reconstruction"),
-        steps=96,
+        steps=128,
     ),
     "siammae": Sheet(
         lambda: SiamMAE(tower(), 0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
