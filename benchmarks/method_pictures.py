@@ -52,6 +52,7 @@ from modules.masks.sequences import ImportantSteps
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
+from modules.methods.crossvideomae import AgreementSettings, CrossVideoMAE, ImageBranch
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.lvmae import LVMAE
@@ -95,6 +96,9 @@ TITLES = {
     "similarity_1": "the same",
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
+    "augmented_visible": "visible of\nthe changed\ncopy",
+    "image_visible": "visible of\nthe frame",
+    "image_reconstruction": "what its\ndecoder\nfills in",
     "first": "first clip",
     "second": "second clip",
     "query": "query",
@@ -153,10 +157,10 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
 
 
-def tower() -> FrameTower:
-    """Patches of 16 x 16 pixels in each of four frames."""
+def tower(frames: int = 4) -> FrameTower:
+    """Patches of 16 x 16 pixels in each frame."""
     name = "vit_base_patch16_224.mae"
-    return FrameTower(name, 4, SIDE, patch_size=16, embed_dim=96, depth=2, num_heads=3, checkpoint=None)
+    return FrameTower(name, frames, SIDE, patch_size=16, embed_dim=96, depth=2, num_heads=3, checkpoint=None)
 
 
 def images(clips: int) -> SyntheticMotion:
@@ -201,6 +205,13 @@ def locomotion() -> LocoMotion:
     return LocoMotion(backbone, TextSettings(32, 2, 1, 2, positions=40), TokenizerSettings(max_tokens=40))
 
 
+def crossvideomae() -> CrossVideoMAE:
+    """Like the recipe, but small, and with plain pixels."""
+    target, image = PixelTarget(normalise=False), ImageBranch(0.75, False, 2, 96, 3)
+    settings = DecoderSettings(1), image, AgreementSettings(64)
+    return CrossVideoMAE(vit(), tower(1), target, TubeMask(0.75), *settings, flip=0.0)
+
+
 def smile() -> SMILE:
     """As in the quickstart: pixel targets, and objects over black."""
     paste = PasteSettings(ObjectBank(side=64), 2, Motion(scales=(64, 96)))
@@ -241,6 +252,12 @@ SHEETS = {
         lambda: moving(ground=True),
         ("clip", "visible", "prototypes_target", "prototypes_prediction"),
         steps=640,
+    ),
+    "crossvideomae": Sheet(
+        crossvideomae,
+        lambda: moving(background="gradient"),
+        ("clip", "visible", "reconstruction", "augmented_visible", "image_visible", "image_reconstruction"),
+        steps=128,
     ),
     "siammae": Sheet(
         lambda: SiamMAE(tower(), 0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),

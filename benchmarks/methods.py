@@ -37,6 +37,7 @@ from modules.masks.clip import UniformMask
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
+from modules.methods.crossvideomae import CrossVideoMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
@@ -136,6 +137,7 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SMILE": smile,
     "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
+    "CrossVideoMAE": lambda size: CrossVideoMAE(VideoViT(size), images(size), PixelTarget(), TubeMask(0.95), optim=ADAMW),
     "MoCo": lambda size: MoCo(cnn(size)),
     "RSPNet": lambda size: RSPNet(ResNet3D(int(64 * SHARE[size]))),
     "CVRL": lambda size: CVRL(SlowOnly(int(64 * SHARE[size]))),
@@ -152,7 +154,7 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SkeletonContrast": skeletons,
 }
 """Methods by their names in tables."""
-COMPARING = ("MoCo", "RSPNet", "CVRL", "TubeletContrast", "LocoMotion", "SkeletonContrast")
+COMPARING = ("CrossVideoMAE", "MoCo", "RSPNet", "CVRL", "TubeletContrast", "LocoMotion", "SkeletonContrast")
 """Methods that compare samples with each other."""
 CLIPS = {
     "MoCo": (2, 16, 112),

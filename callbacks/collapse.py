@@ -1,7 +1,7 @@
 """Collapse detection: an alarm when the features of all clips become the same."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -168,7 +168,10 @@ class CollapseAlarm(ValidationProbe):
         # Samples alternate between processes, so that together they have the first clips of the set.
         clips = first_clips(batches, -(-self.samples // trainer.world_size))
         clips = watched(trainer, clips, "CollapseAlarm: features")
-        readouts = [method.embed, *(partial(method.embed, encoder=encoder) for encoder in further_encoders(method))]
+        readouts: list[Callable[[Batch], Tensor]] = [
+            method.embed,
+            *(partial(method.embed, encoder=encoder) for encoder in further_encoders(method)),
+        ]
         return self._named(method, [rows for rows, _ in extract_all(trainer, method, clips, readouts)])
 
     def state_dict(self) -> dict[str, object]:

@@ -218,9 +218,7 @@ METHODS = [
     ),
     Case(
         "VideoMAE with relations",
-        lambda: VideoMAE(
-            tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM, relations=tiny_relations()
-        ),
+        lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM, relations=tiny_relations()),
         "videomae.yaml",
         variant=True,
     ),

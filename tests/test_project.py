@@ -41,6 +41,7 @@ OWN_TESTS = (
     "debug/small_stmae",
     "debug/small_lvmae",
     "debug/small_vjepa",
+    "debug/small_crossvideomae",
     "debug/motion_frames",
     "debug/motion_images",
     "debug/tiny_propagation",
@@ -102,6 +103,10 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
     # Of eight tokens, none would be visible.
     layers += ["--model.mask.ratio=0.5"] if "STMAE" in text else []
+    if "CrossVideoMAE" in text:
+        image = {"image_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2, "checkpoint": "null"}
+        layers += [f"--model.image_backbone.{name}={value}" for name, value in image.items()]
+        layers += ["--model.mask.ratio=0.5", "--model.image.mask_ratio=0.5", "--model.image.decoder_depth=1"]
     data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=4"]
     layers += narrow if tiny in ("tiny_prp.yaml", "tiny_rotnet.yaml") else []
     # The videos are shorter than the window of more rates.

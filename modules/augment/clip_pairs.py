@@ -205,6 +205,19 @@ class PairAugmentation:
         draws = np.stack([worker_rng(PAIRS, seed, *when, row).random((2, DRAWS)) for row in batch.index.tolist()])
         batch.prepared = [self.looks(draws[:, view].tolist(), view) for view in (0, 1)]
 
+    def prepare_copies(self, stream: str, seed: int, batch: Batch, epoch: int | None) -> None:
+        """Draw the changes of one copy of each clip of a batch, as of second clips of pairs; see `prepare`.
+
+        Args:
+            stream: name of the stream of the clips, of which there may be several per sample.
+            seed: seed of the run.
+            batch: see `Preparation`.
+            epoch: see `Preparation`.
+        """
+        views, when = batch.stream(stream, "video").data.shape[1], () if epoch is None else (epoch,)
+        draws = [worker_rng(PAIRS, seed, *when, row).random((views, DRAWS)) for row in batch.index.tolist()]
+        batch.prepared = self.looks(np.concatenate(draws).tolist(), 1)
+
     def __call__(self, clips: Tensor, looks: list[Look]) -> Tensor:
         """Change some clips.
 

@@ -6,9 +6,9 @@ Paper: VideoREPA, https://arxiv.org/abs/2505.23656, which aligns a text-to-video
 `RelationSettings` adds this loss to a masked method. This use is ours, not the paper's: the student's tokens are those that the
 encoder outputs for visible tokens, so only pairs of visible tokens are related. The teacher sees the complete clip.
 
-`Alignment` and `teacher_clip` are the path of the paper from a diffusion model to the loss, for those who train one; they agree
-with the official code (tests/parity/test_videorepa.py), except that the official code computes everything from the convolution on
-in bfloat16. The diffusion model is not part of this project.
+`Alignment` and `teacher_clip` are the path of the paper from a diffusion model to the loss, for those who train one. They agree
+with the official code (tests/parity/test_videorepa.py), which however computes everything from the convolution on in bfloat16.
+The diffusion model is not part of this project.
 """
 
 from dataclasses import dataclass
@@ -146,4 +146,5 @@ def teacher_clip(video: Tensor) -> Tensor:
     frames = IMAGENET.apply_planes(pixels).transpose(1, 2)
     size = (video.shape[3] // REDUCTION, video.shape[4] // REDUCTION)
     small = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", align_corners=False)
-    return small.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    result: Tensor = small.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    return result

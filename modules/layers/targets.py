@@ -417,12 +417,13 @@ class EncoderTarget(Target):
 
     def check(self, backbone: VideoViT, setting: str = "model.target") -> None:
         """Check that the encoder accepts the clips; warn if it has no weights."""
-        if hasattr(self.encoder, "clip_grid"):
+        if isinstance(self.encoder, VideoViT | FrameTower):
             shape = (1, 3, backbone.num_frames, backbone.image_size, backbone.image_size)
             self.encoder.clip_grid(torch.empty(shape, device="meta"))
         if not self.encoder.has_weights:
             rank_zero_warn(
-                f"The {type(self.encoder).__name__} of {setting} has random weights; set {setting}.encoder.checkpoint to a file."
+                f"The {type(self.encoder).__name__} of {setting} has random weights; set {setting}.encoder.checkpoint to a "
+                "file."
             )
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -446,8 +447,7 @@ class EncoderTarget(Target):
         low = self.precision == "bf16" and clip.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(clip.device.type, torch.bfloat16, enabled=low):
             video = self.encoder.preprocess(clip)
-            (maps,) = self.encoder.forward_intermediates(video, 1, norm=True, intermediates_only=True)
-            maps = maps.float()
+            maps = self.encoder.forward_intermediates(video, 1, norm=True, intermediates_only=True)[0].float()
             if maps.shape[2:] != grid[:3]:
                 maps = F.interpolate(maps, grid[:3], mode="trilinear", align_corners=False)
             features = maps.flatten(2).transpose(1, 2)

@@ -1,8 +1,8 @@
 """Losses between the tokens of a student and those of a frozen teacher: pure functions, in float32 also under autocast.
 
-`token_relation_loss` is the token relation distillation (TRD) of VideoREPA, https://arxiv.org/abs/2505.23656 (official code). It
-compares the cosine similarities of all pairs of tokens, so student and teacher may have features of unlike width, and no
-projection is needed. (The official code refuses unlike widths.) `cosine_loss` is that of REPA, which VideoREPA is compared with.
+`token_relation_loss` is the token relation distillation (TRD) of VideoREPA, https://arxiv.org/abs/2505.23656 (official code).
+It compares the cosine similarities of all pairs of tokens, so student and teacher may have features of unlike width, and no
+projection is needed. (The official code refuses unlike widths.) `cosine_loss` is that of REPA, to which VideoREPA compares.
 """
 
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from modules.core.errors import SettingError, check_positive
 
 Pairs = Literal["all", "spatial", "temporal"]
 LARGEST, LARGEST_GPU = 2**18, 2**24
-"""Most cosines that are computed at once: 1 MB in each of a few matrices on a CPU, so that they fit into its caches, and 64 MB on
-a GPU."""
+"""Most cosines that are computed at once: 1 MB in each of a few matrices on a CPU, so that they fit into its caches, and 64 MB
+on a GPU."""
 
 
 def token_relation_loss(

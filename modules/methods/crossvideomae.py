@@ -1,36 +1,37 @@
-"""CrossVideoMAE: a masked video autoencoder and a masked image autoencoder, whose features of a clip and of a frame of it agree.
+"""CrossVideoMAE: masked autoencoders of a clip and of one of its frames, whose features must agree.
 
-Paper: CrossVideoMAE, https://arxiv.org/abs/2502.07811. Each sample is a clip, an augmented copy of it, and a single frame sampled
-from it. The video branch is VideoMAE with 95 % of the tokens hidden, the image branch MAE on the frame with 90 % of its patches
-hidden; both predict the pixels of what they do not see. Features of visible tokens are contrasted (NT-Xent): those of the clip
-with those of its augmented copy (intra-modal), and those of both with those of the frame (cross-modal), so that the video
-encoder takes over what the image encoder knows. The encoder of the video branch is kept.
+Paper: CrossVideoMAE, https://arxiv.org/abs/2502.07811. Each sample is a clip, an augmented copy of it, and a single frame
+sampled from it. The video branch is VideoMAE with 95 % of the tokens hidden, the image branch MAE on the frame with 90 % of its
+patches hidden; both predict the pixels of what they do not see. Features of visible tokens are contrasted (NT-Xent): those of
+the clip with those of its augmented copy (intra-modal), and those of both with those of the frame (cross-modal), so that the
+video encoder takes over what the image encoder knows. The encoder of the video branch is kept.
 
     loss = prediction of the clip + prediction of the frame
-         + intra: NT-Xent(clip, copy), of the clips and of the moment of the frame
-         + cross: NT-Xent(mean of clip and copy, frame), of the clips and of the moment of the frame
+         + intra: NT-Xent(clip, copy), of the complete clips and of the time slice of the frame
+         + cross: NT-Xent(mean of clip and copy, frame), of the complete clips and of the time slice of the frame
 
-Shapes for ViT-B at 16 x 224 x 224: 1568 tokens per clip, 80 visible, prediction [B, 1488, 1536]; 196 patches per frame, 19 visible,
-prediction [B, 177, 768]; five sets of projections [B, 256].
+Shapes for ViT-B at 16 x 224 x 224: 1568 tokens per clip, 80 visible, prediction [B, 1488, 1536]; 196 patches per frame, 19
+visible, prediction [B, 177, 768]; five projections [B, 256].
 
-Re-created: no code was published, and the details of the paper could not be verified. Masking ratios and VideoMAE's recipe are
-from memory of the paper. Everything below is our choice:
+Re-created: no code was published, and the details of the paper could not be verified, not even the masking ratios and the use
+of VideoMAE's recipe. Everything below is our choice:
 
 * a feature is the mean of visible tokens after the final norm; of the frame level, the mean of those of the slice that contains
   the sampled frame, so that negatives are other clips only, at both levels;
-* one projection (linear, ReLU, linear, with 256 values) for both levels of the video branch, and one for the image branch, whose
-  feature is compared at both levels; its class token is not part of the feature;
+* one projection (linear, ReLU, linear, with 256 values) for both levels of the video branch, and one for the image branch,
+  whose feature is compared at both levels; its class token is not part of the feature;
 * NT-Xent is SimCLR's with temperature 0.07, the mean over both directions; negatives are from all processes; all terms have
   weight 1;
 * the augmented copy shows the same frames and places, mirrored or not, with the colours and the blur of `PairAugmentation`, and
   is hidden by a mask of its own; only the original clip is reconstructed;
 * the image branch is trained with the same rate; its decoder is MAE's (512 wide, 8 blocks), with fixed position codes.
 
-In validation, each process only compares its own clips. With gradient accumulation, negatives are those of one of the accumulated
-batches. Several clips of one video are different samples, and negatives of each other.
+In validation, each process only compares its own clips. With gradient accumulation, negatives are those of one of the
+accumulated batches. Several clips of one video are different samples, and negatives of each other.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ from modules.backbones.vit.blocks import init_blocks, layer_norm, make_blocks
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import sincos_positions_2d
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Preparation
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.output import StepOutput
 from modules.core.run import run_of
@@ -198,25 +199,26 @@ class CrossVideoMAE(MaskedAutoencoder):
         super().__init__(backbone, target, mask, optim)
         if not mask.per_slice:
             raise SettingError(
-                f"model.mask is {type(mask).__name__}, with which a slice of tokens may have no visible one, but the features of "
-                "all slices are needed; set it to TubeMask, or to RandomMask with per_slice true."
+                f"model.mask is {type(mask).__name__}, with which a slice of tokens may have no visible one, but all slices "
+                "need a feature; set it to TubeMask, or to RandomMask with per_slice true."
             )
         if image_backbone.image_size != backbone.image_size or image_backbone.num_frames != 1:
             raise SettingError(
-                f"model.image_backbone takes {image_backbone.num_frames} frames of {image_backbone.image_size} px, but should take "
-                f"one of {backbone.image_size} px; set its num_frames to 1 and its image_size to that of model.backbone."
+                f"model.image_backbone takes {image_backbone.num_frames} frames of {image_backbone.image_size} px, but should "
+                f"take one of {backbone.image_size} px; set its num_frames to 1 and its image_size to that of model.backbone."
             )
-        if image_backbone.vit.cls_token is None or image_backbone.vit.pos_embed is None or image_backbone.vit.no_embed_class:
+        vit = image_backbone.vit
+        if vit.cls_token is None or vit.pos_embed is None or vit.no_embed_class:
             raise SettingError(
-                f"model.image_backbone.name {image_backbone.name} has no class token with a position code; choose another, such "
-                "as that of MAE."
+                f"model.image_backbone.name {image_backbone.name} has no class token with a position code; choose another, "
+                "such as that of MAE."
             )
         self.image_backbone, self.image = image_backbone, image
         self.image_visible = kept_patches(image_backbone.grid.tokens, image.mask_ratio)
         if not 0 < self.image_visible < image_backbone.grid.tokens:
             raise SettingError(
-                f"model.image.mask_ratio {image.mask_ratio} leaves {self.image_visible} of {image_backbone.grid.tokens} patches "
-                "visible; change it, so that at least one is visible and one masked."
+                f"model.image.mask_ratio {image.mask_ratio} leaves {self.image_visible} of {image_backbone.grid.tokens} "
+                "patches visible; change it, so that at least one is visible and one masked."
             )
         start_as_mae(image_backbone)
         self.agreement, self.augmentation = agreement, augmentation
@@ -240,11 +242,15 @@ class CrossVideoMAE(MaskedAutoencoder):
 
     # --- Step ---
 
+    def preparation(self) -> Preparation:
+        """Colours and blur are drawn in the loader workers; see `Method.preparation`."""
+        return partial(self.augmentation.prepare_copies, self.stream, self.seed)
+
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Augment, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         clip = self.inputs(batch).flatten(0, 1)
         count, frames = clip.shape[:2]
-        looks = self.augmentation.draw(count, generator)[1]
+        looks = batch.prepared or self.augmentation.draw(count, generator)[1]
         augmented = self.augmentation(self.flip(clip, generator), looks).round().byte()
         frame = torch.randint(frames, (count,), generator=generator, device=clip.device)
 
@@ -258,8 +264,10 @@ class CrossVideoMAE(MaskedAutoencoder):
         picture = clip[torch.arange(count, device=clip.device), frame][:, None]
         found = self.rebuild(picture, generator)
 
-        moment = (frame // self.backbone.grid.tubelet).repeat(2)
-        projected = torch.stack([self.video_projection(tokens.mean(1)), self.video_projection(self.at(tokens, visible, moment))])
+        time_slice = (frame // self.backbone.grid.tubelet).repeat(2)
+        projected = torch.stack(
+            [self.video_projection(tokens.mean(1)), self.video_projection(self.at(tokens, visible, time_slice))]
+        )
         seen = self.image_projection(found["tokens"].mean(1))
         parts = self.agree(projected.unflatten(1, (2, -1)), seen)
 
@@ -315,18 +323,18 @@ class CrossVideoMAE(MaskedAutoencoder):
             "target": target,
         }
 
-    def at(self, tokens: Tensor, visible: Tensor, moment: Tensor) -> Tensor:
+    def at(self, tokens: Tensor, visible: Tensor, time_slice: Tensor) -> Tensor:
         """Mean of the visible tokens of one slice of each clip.
 
         Args:
             tokens: [B, Nv, D]
             visible: int64 [B, Nv], their indices.
-            moment: int64 [B], the slice.
+            time_slice: int64 [B], the slice.
 
         Returns:
             float32 [B, D]
         """
-        inside = (visible // self.backbone.grid.slice_tokens == moment[:, None]).float()
+        inside = (visible // self.backbone.grid.slice_tokens == time_slice[:, None]).float()
         return (tokens.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
 
     def agree(self, video: Tensor, image: Tensor) -> dict[str, PairContrast]:

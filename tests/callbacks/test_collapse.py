@@ -209,7 +209,9 @@ def test_every_recipe_without_reconstruction_is_watched(path: Path) -> None:
     assert has_reconstruction(config["model"]) or "CollapseAlarm" in callbacks_of(config)
 
 
-@pytest.mark.parametrize("layer", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "layer", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_no_layer_removes_the_alarm(layer: Path) -> None:
     """A layer's callbacks replace those of the recipes that its head names."""
     text = layer.read_text()

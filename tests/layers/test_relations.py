@@ -23,6 +23,7 @@ from modules.methods.smile import SMILE
 from modules.methods.stmae import STMAE
 from modules.methods.videomae import VideoMAE
 from modules.training.compilation import compile_parts
+from modules.training.rebuild import _without_files
 from tests.layers.test_targets import write_clip_file
 from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_spacetime, tiny_tower, tiny_vit, video_batch
 
@@ -135,7 +136,9 @@ def test_features_of_any_encoder_of_videos(build: Any) -> None:
 
 
 def test_teachers_that_do_not_fit(weights: str) -> None:
-    with pytest.warns(UserWarning, match=r"VideoViT of model\.relations\.teacher has random weights; set .*encoder\.checkpoint"):
+    with pytest.warns(
+        UserWarning, match=r"VideoViT of model\.relations\.teacher has random weights; set .*encoder\.checkpoint"
+    ):
         videomae(RelationSettings(EncoderTarget(coarse(), normalise=False)))
     with pytest.raises(SettingError, match=r"normalises its features.* set model\.relations\.teacher\.normalise to false"):
         RelationSettings(EncoderTarget(coarse(weights)))
@@ -158,3 +161,12 @@ def test_alignment_of_any_grid() -> None:
     # The first latent frame is not used.
     assert not hidden.grad.unflatten(1, (4, 70))[:, 0].any()
     assert all(isinstance(value, nn.Parameter) and value.grad is not None for value in network.parameters())
+
+
+def test_files_of_the_teacher_are_needed_to_rebuild_a_method() -> None:
+    """Checkpoints replace the files of all other parts."""
+    encoder = {"class_path": "VideoViT", "init_args": {"checkpoint": "file"}}
+    teacher = {"class_path": "EncoderTarget", "init_args": {"encoder": encoder}}
+    kept = _without_files({"init_args": {"backbone": encoder, "relations": {"teacher": teacher}}})["init_args"]
+    assert kept["backbone"]["init_args"]["checkpoint"] is None
+    assert kept["relations"]["teacher"] == teacher

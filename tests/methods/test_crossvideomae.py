@@ -22,7 +22,7 @@ from modules.layers.targets import PixelTarget
 from modules.masks.clip import UniformMask
 from modules.masks.tokens import TubeMask
 from modules.methods.crossvideomae import AgreementSettings, CrossVideoMAE, ImageBranch
-from tests.registry import FRAMES, SIDE, tiny_tower, tiny_vit, video_batch
+from tests.registry import FRAMES, SIDE, rows_of, tiny_tower, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]
 SMALL = ImageBranch(0.75, True, 1, 16, 1)
@@ -72,8 +72,8 @@ def reference(method: CrossVideoMAE, output: StepOutput) -> dict[str, Tensor]:
         seen, means = complement(masked, grid.tokens), []
         for clip, places, frame in zip(clips, seen, show["frame"].tolist(), strict=True):
             tokens = method.backbone.forward_features(method.backbone.preprocess(clip[None]), places[None])[0]
-            moment = [token for token, place in zip(tokens, places.tolist(), strict=True) if place // 16 == frame // 2]
-            means.append(torch.stack([tokens.mean(0), torch.stack(moment).mean(0)]))
+            time_slice = [token for token, place in zip(tokens, places.tolist(), strict=True) if place // 16 == frame // 2]
+            means.append(torch.stack([tokens.mean(0), torch.stack(time_slice).mean(0)]))
         for level, rows in zip(pooled.values(), torch.stack(means, 1), strict=True):
             level.append(rows)
     count = len(show["clip"])
@@ -124,7 +124,9 @@ def test_with_one_clip_nothing_is_contrasted() -> None:
 def test_each_term_trains_its_own_parts() -> None:
     plain = tiny(agreement=AgreementSettings(16, intra=0.0, cross=0.0))
     plain.step(video_batch(), generator())["loss"].backward()
-    assert not any(value.grad.any() for name, value in plain.named_parameters() if "projection" in name and value.grad is not None)
+    assert not any(
+        value.grad.any() for name, value in plain.named_parameters() if "projection" in name and value.grad is not None
+    )
     # The copy is not reconstructed: without contrast, its pixels do not matter.
     brighter = tiny(agreement=AgreementSettings(16, intra=0.0, cross=0.0), flip=1.0).step(video_batch(), generator())
     assert brighter["log"]["video_loss"] == plain.step(video_batch(), generator())["log"]["video_loss"]
@@ -148,6 +150,21 @@ def test_the_image_branch_sees_no_hidden_pixel() -> None:
     assert not torch.equal(again["target"], found["target"])
 
 
+def test_changes_of_copies_are_drawn_in_advance() -> None:
+    """A function of the seed, the epoch and the row, for each clip of a video."""
+    method, batch = tiny(flip=0.0), video_batch(2, 3)
+    prepare = method.preparation()
+    prepare(batch, 0)
+    copies = method.step(batch, generator())["show"]["augmented"]
+    assert copies.shape == (6, FRAMES, SIDE, SIDE, 3)
+    assert torch.equal(copies, method.step(batch, generator(1))["show"]["augmented"])
+    second, looks = rows_of(video_batch(2, 3), slice(1, 2)), batch.prepared
+    prepare(second, 0)
+    assert second.prepared == looks[3:]
+    prepare(batch, 1)
+    assert batch.prepared != looks
+
+
 # --- Sizes and settings ---
 
 
@@ -163,7 +180,7 @@ def test_shapes_of_the_paper() -> None:
     assert show["prediction"].shape == (2, 1488, 1536)
     assert show["image_prediction"].shape == (2, 177, 768)
     assert method.image_visible == 19
-    assert method.video_projection[2].weight.shape == method.image_projection[0].weight.shape[:1] + (256,)
+    assert method.video_projection[2].weight.shape == (256, 256)
 
 
 @pytest.mark.parametrize(
