@@ -32,7 +32,8 @@ from modules.convert.source import Source
 from modules.core.errors import SettingError
 from modules.core.files import to_json, write_whole
 from modules.core.loading import load_strictly
-from modules.downstream.classification import Classification, own_names
+from modules.downstream.classification import Classification
+from modules.downstream.classifier_weights import own_names
 
 Runtime = Literal["onnx", "export"]
 OPSET = 20

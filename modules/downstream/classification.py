@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, eras
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.backbones.depth import Depth
-from modules.backbones.frame_tower import FIRST, VIT, FrameTower
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
@@ -36,9 +35,10 @@ from modules.core.batch import Batch, Kind, Preparation, feature_stream
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.output import Answers, Predicted, StepOutput
-from modules.core.preprocessing import Normalisation, Origin
+from modules.core.preprocessing import Normalisation
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
+from modules.downstream.classifier_weights import compare_class_names, own_names, whole_origin
 from modules.downstream.labels import Labels, LabelSettings
 from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
@@ -46,9 +46,7 @@ from modules.layers.drawing.skeletons import draw_skeletons
 from modules.layers.heads import Standardised, linear_in_float32
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
-from modules.weights.files import Checkpoint, read_checkpoint
-from modules.weights.names.videomae import our_names
-from modules.weights.origin import origin_of_encoder, published_origin
+from modules.weights.files import read_checkpoint
 from modules.weights.passport import check_heads, class_names_beside
 
 HEAD_CHANNELS = 64
@@ -290,19 +288,7 @@ class Classification(Method):
             SettingError: if a name has different indices in the two, so that the labels have different meanings.
         """
         names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
-        if not names or not known:
-            return
-        first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
-        if first is None:
-            return
-        differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
-        place = {name: number for number, name in enumerate(known)}
-        if any(place.get(name, number) != number for number, name in enumerate(names)):
-            raise SettingError(
-                f"{differs}, and a class has another index in each; use the same classes in the same order, or start from the "
-                "encoder alone with model.backbone.checkpoint."
-            )
-        rank_zero_warn(f"{differs}: indices are assumed to mean the same classes.")
+        compare_class_names(names or [], known or [], source)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore weights; they define the number of classes if the head does not exist yet."""
@@ -550,22 +536,6 @@ class Classification(Method):
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found.used, "missed": found.missed, "classes": classes}
             self.class_report = self.labels.report(found.probabilities, found.rows, self.known_names)
-
-
-def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a complete classifier under the names of `Classification`, from any file accepted by `init_from`."""
-    if {"stem.0.weight", "fc.weight"} <= weights.keys():
-        # torchvision's R3D and R(2+1)D, whose classifier is called `fc`.
-        names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
-        return {names[key]: value for key, value in weights.items()}
-    if any(key.endswith(f"{VIT}{FIRST}") for key in weights):
-        return weights
-    return our_names(weights)
-
-
-def whole_origin(path: str, content: Checkpoint) -> Origin:
-    """Origin of a complete classifier, for any file accepted by `init_from`."""
-    return published_origin(content.weights, origin_of_encoder(path, content))
 
 
 def to_pixels(video: Tensor, normalisation: Normalisation) -> Tensor:
