@@ -1,14 +1,24 @@
-"""What a file with a complete classifier says: its weights under this project's names, its origin, and its classes."""
+"""What a file with a classifier says: its weights under this project's names, its origin, its attention, and its classes."""
 
+from typing import Any, Literal
+
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.backbones.frame_tower import FIRST, VIT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Origin
+from modules.layers.attentive import AttentiveSettings
 from modules.weights.files import Checkpoint
 from modules.weights.names.videomae import our_names
 from modules.weights.origin import origin_of_encoder, published_origin
+from modules.weights.run_config import inside, parse_config
+
+# V-JEPA's probes, official name -> ours; their further blocks have the same official name in both versions.
+PROBE = {"pooler.query_tokens": "attention.query", "pooler.cross_attention_block.": "attention.cross.", "linear.": "head."}
+PROBE_BLOCKS = "pooler.blocks."
+AFTER, BEFORE = "attention.query_blocks.", "attention.token_blocks."
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -19,7 +29,59 @@ def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return {names[key]: value for key, value in weights.items()}
     if any(key.endswith(f"{VIT}{FIRST}") for key in weights):
         return weights
-    return our_names(weights)
+    return from_probe(weights) if is_probe(weights) else our_names(weights)
+
+
+def is_probe(weights: dict[str, Tensor]) -> bool:
+    """Whether the weights are an official probe of V-JEPA or V-JEPA 2, without the encoder."""
+    return "pooler.query_tokens" in weights
+
+
+def from_probe(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of an official probe of V-JEPA or V-JEPA 2 to the names of `Classification`.
+
+    V-JEPA's cross-attention has a layer `proj` that its code does not use; it is left out. V-JEPA 2's has none, which shows where
+    the further blocks belong: after the cross-attention in V-JEPA, before it in V-JEPA 2.
+    """
+    unused = [key for key in weights if _is_unused(key)]
+    names = PROBE | {PROBE_BLOCKS: AFTER if unused else BEFORE}
+    return {_renamed(key, names): value for key, value in weights.items() if key not in unused}
+
+
+def to_probe(weights: dict[str, Tensor], version: Literal[1, 2]) -> dict[str, Tensor]:
+    """Inverse of `from_probe`, without the encoder. V-JEPA's code needs its unused layer, which is written with zeros.
+
+    Args:
+        weights: weights of a `Classification` with `model.attention.form` vjepa, vjepa2 or bare.
+        version: which code will read it, that of V-JEPA (1) or of V-JEPA 2.
+    """
+    names = {ours: official for official, ours in PROBE.items()} | {AFTER: PROBE_BLOCKS, BEFORE: PROBE_BLOCKS}
+    named = {_renamed(key, names): value for key, value in weights.items() if not key.startswith("backbone.")}
+    if version == 1:
+        for key, value in list(named.items()):
+            if ".cross_attention_block." in key and key.rpartition(".")[0].endswith(".q"):
+                named[key.replace(".q.", ".proj.")] = torch.zeros_like(value)
+    return named
+
+
+def _is_unused(key: str) -> bool:
+    return key.startswith("pooler.cross_attention_block.") and ".proj." in key
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    start = next((one for one in names if key.startswith(one)), "")
+    return names.get(start, "") + key.removeprefix(start)
+
+
+def attention_of_run(config: Any) -> AttentiveSettings | None:
+    """Attention in the config of the run that trained a classifier; None if there is no config.
+
+    Args:
+        config: YAML text from a checkpoint or passport, or None.
+    """
+    if not isinstance(config, str) or not config:
+        return None
+    return AttentiveSettings(**inside(parse_config(config), "model", "init_args", "attention"))
 
 
 def whole_origin(path: str, content: Checkpoint) -> Origin:
