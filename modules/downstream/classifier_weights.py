@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.backbones.frame_tower import FIRST, VIT
 from modules.core.errors import SettingError
@@ -40,8 +40,8 @@ def is_probe(weights: dict[str, Tensor]) -> bool:
 def from_probe(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of an official probe of V-JEPA or V-JEPA 2 to the names of `Classification`.
 
-    V-JEPA's cross-attention has a layer `proj` that its code does not use; it is left out. V-JEPA 2's has none, which shows where
-    the further blocks belong: after the cross-attention in V-JEPA, before it in V-JEPA 2.
+    V-JEPA's cross-attention has a layer `proj` that its code does not use; it is left out. V-JEPA 2's has none, which shows
+    where the further blocks belong: after the cross-attention in V-JEPA, before it in V-JEPA 2.
     """
     unused = [key for key in weights if _is_unused(key)]
     names = PROBE | {PROBE_BLOCKS: AFTER if unused else BEFORE}
@@ -53,8 +53,13 @@ def to_probe(weights: dict[str, Tensor], version: Literal[1, 2]) -> dict[str, Te
 
     Args:
         weights: weights of a `Classification` with `model.attention.form` vjepa, vjepa2 or bare.
-        version: which code will read it, that of V-JEPA (1) or of V-JEPA 2.
+        version: which code will read it, that of V-JEPA (1) or of V-JEPA 2. With a single block, both can.
+
+    Raises:
+        SettingError: if its further blocks are those of the other version.
     """
+    if any(key.startswith(AFTER if version == 2 else BEFORE) for key in weights):
+        raise SettingError(f"The further blocks of this probe are not those of V-JEPA {version}; choose the other version.")
     names = {ours: official for official, ours in PROBE.items()} | {AFTER: PROBE_BLOCKS, BEFORE: PROBE_BLOCKS}
     named = {_renamed(key, names): value for key, value in weights.items() if not key.startswith("backbone.")}
     if version == 1:
@@ -87,6 +92,32 @@ def attention_of_run(config: Any) -> AttentiveSettings | None:
 def whole_origin(path: str, content: Checkpoint) -> Origin:
     """Origin of a complete classifier, for any file accepted by `init_from`."""
     return published_origin(content.weights, origin_of_encoder(path, content))
+
+
+def check_encoder(backbone: nn.Module, source: str) -> None:
+    """Refuse a probe without its encoder on an encoder that has no weights from a file: all biases of its norms are 0.
+
+    Raises:
+        SettingError: if there are none.
+    """
+    norms = [part for part in backbone.modules() if isinstance(part, nn.LayerNorm | nn.BatchNorm3d)]
+    if not any(part.bias.any() for part in norms if part.bias is not None):
+        raise SettingError(
+            f"{source}, which contains a probe without its encoder; set model.backbone.checkpoint to the encoder that it was "
+            "trained with."
+        )
+
+
+def compare_heads(own: int, theirs: int, source: str) -> None:
+    """Compare the heads of an attention, which cannot be read from its tensors, with those of the run that trained it.
+
+    Raises:
+        SettingError: if they differ.
+    """
+    if own != theirs:
+        raise SettingError(
+            f"{source}, whose attention has {theirs} heads, but there are {own} here; set model.attention.heads to {theirs}."
+        )
 
 
 def compare_class_names(names: list[str], known: list[str], source: str) -> None:

@@ -137,8 +137,8 @@ class AttentivePooler(nn.Module):
     """The poolers of V-JEPA and V-JEPA 2: one learned query and a block of cross-attention, with or without further blocks.
 
     Initial weights are those of the official code: truncated normal with standard deviation 0.02, zero biases, and the last
-    matrices of a block divided by the root of twice its number. V-JEPA counts from the cross-attention. V-JEPA 2 counts from the
-    first self-attention, and its cross-attention has the number of the last one (not verified: read in a copy of its code).
+    matrices of a block divided by the root of twice its number. V-JEPA counts from the cross-attention. V-JEPA 2 counts from
+    the first self-attention, and its cross-attention has the number of the last one (not verified: read in a copy of its code).
     V-JEPA's official code cannot build several blocks, because of an error in this rule; here the intended rule is used.
 
     Args:
@@ -175,3 +175,27 @@ class AttentivePooler(nn.Module):
             query = block(query)
         result: Tensor = query[:, 0]
         return result
+
+
+def join_clips(features: Tensor, clips: int) -> Tensor:
+    """Join the tokens of a video's clips along time.
+
+    Args:
+        features: [B, V, ...], all views of each video; for several clips, tokens [B, V, n, D], where the views of one clip
+            (copies or crops) are next to each other, as in the data.
+        clips: number of clips, C.
+
+    Returns:
+        [B, V / C, C * n, D]; for one clip, the features themselves.
+
+    Raises:
+        SettingError: if the views are not those of so many clips.
+    """
+    if clips == 1:
+        return features
+    if features.shape[1] % clips:
+        raise SettingError(
+            f"model.attention.clips is {clips}, but a video has {features.shape[1]} views; set data.clip.clips and "
+            f"data.views.segments to {clips}."
+        )
+    return features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)

@@ -18,8 +18,10 @@ from modules.weights.torchscript import is_torchscript, read_torchscript
 # Files of the official VideoMAE family also contain their command line, the only class other than tensors, numbers, strings
 # and plain containers.
 ALLOWED_CLASSES: list[Any] = [argparse.Namespace]
-# Keys of the weights in files with further content: official pretraining, DeepSpeed, Lightning, timm's EMA.
-WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema")
+# Keys of the weights in files with further content: official pretraining, DeepSpeed, Lightning, timm's EMA, V-JEPA's probe.
+WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema", "classifier")
+# Key of a list of probes that were trained together (V-JEPA 2).
+PROBE_LIST = "classifiers"
 # Names of weight files in a folder: those of transformers, and DeepSpeed's without model parallelism.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
 # Prefixes of wrapped networks: those of DataParallel and DDP, and of torch.compile.
@@ -88,6 +90,7 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         ) from error
     record = content.get("record") if isinstance(content, dict) else None
     args = content.get("args") if isinstance(content, dict) else None
+    content = _only_probe(content, setting, path)
     for entry in WEIGHT_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
@@ -99,6 +102,22 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         raise SettingError(f"{setting} names {path}, which contains no tensors; pass another file.")
     command = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(weights, record if isinstance(record, dict) else {}, command)
+
+
+def _only_probe(content: Any, setting: str, path: Path) -> Any:
+    """The content of a file, with its list of probes replaced by the only one.
+
+    Raises:
+        SettingError: if it contains several.
+    """
+    probes = content.get(PROBE_LIST) if isinstance(content, dict) else None
+    if not isinstance(probes, list):
+        return content
+    if len(probes) != 1:
+        raise SettingError(
+            f"{setting} names {path}, which contains {len(probes)} probes; save the weights of one of them in a file of its own."
+        )
+    return probes[0]
 
 
 def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
