@@ -60,7 +60,7 @@ def to_probe(weights: dict[str, Tensor], version: Literal[1, 2]) -> dict[str, Te
     """
     if any(key.startswith(AFTER if version == 2 else BEFORE) for key in weights):
         raise SettingError(f"The further blocks of this probe are not those of V-JEPA {version}; choose the other version.")
-    names = {ours: official for official, ours in PROBE.items()} | {AFTER: PROBE_BLOCKS, BEFORE: PROBE_BLOCKS}
+    names = {AFTER: PROBE_BLOCKS, BEFORE: PROBE_BLOCKS} | {ours: official for official, ours in PROBE.items()}
     named = {_renamed(key, names): value for key, value in weights.items() if not key.startswith("backbone.")}
     if version == 1:
         for key, value in list(named.items()):
@@ -74,6 +74,7 @@ def _is_unused(key: str) -> bool:
 
 
 def _renamed(key: str, names: dict[str, str]) -> str:
+    """The name with another beginning, by the first one that fits."""
     start = next((one for one in names if key.startswith(one)), "")
     return names.get(start, "") + key.removeprefix(start)
 
