@@ -170,7 +170,8 @@ class AttentivePooler(nn.Module):
         """[B, N, D] -> [B, D]"""
         for block in self.token_blocks:
             tokens = block(tokens)
-        query = self.cross(self.query.expand(len(tokens), -1, -1), tokens)
+        # Not len(tokens), which would fix the size of the batch in an exported program.
+        query = self.cross(self.query.expand(tokens.shape[0], -1, -1), tokens)
         for block in self.query_blocks:
             query = block(query)
         result: Tensor = query[:, 0]
