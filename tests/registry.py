@@ -39,6 +39,7 @@ from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
+from modules.layers.attentive import AttentiveSettings
 from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.relations import RelationSettings
 from modules.layers.targets import EncoderTarget, InputPixelTarget, PixelTarget
@@ -352,6 +353,15 @@ DOWNSTREAM = [
         "attentive",
         lambda: Classification(tiny_vit(), CLASSES, "attentive", COLOURS, optim=OPTIM),
         "attentive/kinetics400.yaml",
+        variant=True,
+    ),
+    Case(
+        "probe of joined clips",
+        lambda: Classification(
+            tiny_vit(), CLASSES, "attentive", COLOURS, attention=AttentiveSettings("vjepa2", 2, clips=2), optim=OPTIM
+        ),
+        "attentive/vjepa2_ssv2.yaml",
+        clips=2,
         variant=True,
     ),
     Case(

@@ -162,6 +162,31 @@ class Spanning(Sampler):
 
 
 @dataclass(frozen=True)
+class Partitioned(Sampler):
+    """One clip of each of several equal parts of the video, each like `Spanning` (attentive probes of V-JEPA, official code).
+
+    Training starts anywhere in each part, evaluation and test in its middle (the official code also draws those). If the parts
+    are not longer than a clip, the clips overlap and are spread from the beginning of the video to its end.
+
+    Args:
+        stride: Frames of the video for each frame of the clip.
+    """
+
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        return partitioned(info.num_frames, clips, frames, self.stride, rng)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return partitioned(info.num_frames, segments, frames, self.stride, None)
+
+
+@dataclass(frozen=True)
 class Strided(Sampler):
     """Every `stride`-th frame of a video of `fps` frames per second, whatever its own rate (SlowFast's and SEVERE's Charades).
 
@@ -558,6 +583,30 @@ def spanning_indices(
     room = num_frames - 1 - span
     end = span + (int(position * room) if rng is None else int(rng.integers(0, room + 1)))
     return np.linspace(end - span, end, frames).clip(end - span, end - 1).astype(np.int64)
+
+
+def partitioned(num_frames: int, clips: int, frames: int, stride: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Clips of equal parts of a video: evaluation of V-JEPA, official code.
+
+    Args:
+        num_frames: Length of the video.
+        clips: Number of parts.
+        frames: Length of a clip, T.
+        stride: Frames of the video for each frame of the clip.
+        rng: Draws a span in each part; `None` takes the one in the middle.
+
+    Returns:
+        int64 [clips, T], rows ascending.
+    """
+    length, span = num_frames // clips, frames * stride
+    if length > span:
+        return np.stack([part * length + spanning_indices(length, frames, stride, rng) for part in range(clips)])
+    # One clip from the beginning, moved in equal steps; its last frame is repeated.
+    last = max(1, min(span, num_frames) - 1)
+    first = np.linspace(0, last, last // stride)
+    first = np.concatenate([first, np.full(frames - len(first), last)]).clip(0, last - 1).astype(np.int64)
+    step = max(0, num_frames - span) // max(1, clips - 1)
+    return first + step * np.arange(clips)[:, None]
 
 
 def resample(num_frames: int, source_fps: float, fps: float, start: float, duration: float) -> np.ndarray:

@@ -26,7 +26,7 @@ class ClipSettings:
         repeat: Copies of each clip, decoded once and cropped independently. A batch has V = clips * repeat clips per
             video, the copies of one clip next to each other.
         sampler: Which frames: Dense, Jittered, Looped, Segments, Spanning, Strided, Timed or Wrapped for independent clips;
-            OrderedClips, DecreasingGap or FramePair for clips at certain distances.
+            Partitioned for clips of equal parts; OrderedClips, DecreasingGap or FramePair for clips at certain distances.
         crop: Crop of the training clips: MultiScale, RandomResized, Stretched, Square or Centre for independent
             crops; Shared or Nested for related crops of several clips. Evaluation uses centred squares.
     """

@@ -33,7 +33,9 @@ from modules.convert.source import Source
 from modules.core.errors import SettingError
 from modules.core.files import to_json, write_whole
 from modules.core.loading import load_strictly
-from modules.downstream.classification import Classification, own_names
+from modules.downstream.classification import Classification
+from modules.downstream.classifier_weights import attention_of_run, own_names
+from modules.layers.attentive import AttentiveSettings
 
 Runtime = Literal["onnx", "export"]
 OPSET = 20
@@ -101,12 +103,13 @@ def build(source: Source, part: Part, num_frames: int | None, image_size: int | 
     weights = skeleton_names(source.weights) if is_skeleton(source.weights) else own_names(source.weights)
     if part != "all" or "head.weight" not in weights:
         return Built(Deployed(encoder, None), lambda clip: encoder(encoder.preprocess(clip)), clips, loaded, "features")
-    mode: Any = "attentive" if any(key.startswith("attention.") for key in weights) else "finetune"
+    attention = attention_of(source, weights)
+    mode: Any = "finetune" if attention is None else "attentive"
     network = getattr(encoder, "network", encoder)  # that of depth
     pools = mode == "finetune" and isinstance(network, VideoViT | FrameTower)
     if pools and weights["head.weight"].shape[1] != network.embed_dim:
         network.pooling = "time"
-    classifier = Classification(encoder, len(weights["head.weight"]), mode)
+    classifier = Classification(encoder, len(weights["head.weight"]), mode, attention=attention or AttentiveSettings())
     counters = tuple(key for key in classifier.state_dict() if key.endswith("num_batches_tracked"))
     load_strictly(classifier, weights, source.path, may_miss=counters)
     classifier.eval()
@@ -115,6 +118,31 @@ def build(source: Source, part: Part, num_frames: int | None, image_size: int | 
         return classifier.logits(classifier.features(encoder.preprocess(clip)))
 
     return Built(Deployed(encoder, classifier), reference, clips, loaded, "logits")
+
+
+def attention_of(source: Source, weights: dict[str, Tensor]) -> AttentiveSettings | None:
+    """Attention of a classifier, whose heads only the config of its run states; None if it has none.
+
+    Args:
+        source: file of the classifier.
+        weights: its weights under the names of `Classification`.
+
+    Raises:
+        SettingError: if there is no config, or the attention sees several clips together.
+    """
+    if not any(key.startswith("attention.") for key in weights):
+        return None
+    known = attention_of_run(source.passport["config"])
+    if known is None and "attention.latent" not in weights:
+        raise SettingError(
+            f"No file with {source.path} states the heads of its attention; pass the run's config.yaml with --run_config."
+        )
+    if known is not None and known.clips > 1:
+        raise SettingError(
+            f"An exported network takes one clip, but the attention in {source.path} sees {known.clips} together; pass --part "
+            "backbone to export the encoder."
+        )
+    return known or AttentiveSettings()
 
 
 def random_clips(loaded: Loaded, source: Source, image_size: int | None, num_frames: int | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 Recipes: fine-tuning of video transformers as in VideoMAE (https://arxiv.org/abs/2203.12602, official code) and of video CNNs
 as in SEVERE (https://arxiv.org/abs/2203.14221, official code); linear classifiers as in SIGMA, SEVERE and
-skeleton contrast; attention with one learned query over frozen tokens (https://arxiv.org/abs/2404.08471).
+skeleton contrast; attention with one learned query over frozen tokens, in several forms (`modules/layers/attentive.py`), also
+over the joined clips of a video (V-JEPA: https://arxiv.org/abs/2404.08471).
 
 Differences from the official code:
 
@@ -14,21 +15,20 @@ Differences from the official code:
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
-from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips, prepare_pixels
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.backbones.depth import Depth
-from modules.backbones.frame_tower import FIRST, VIT, FrameTower
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
@@ -36,23 +36,29 @@ from modules.core.batch import Batch, Kind, Preparation, feature_stream
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.output import Answers, Predicted, StepOutput
-from modules.core.preprocessing import Normalisation, Origin
+from modules.core.preprocessing import Normalisation
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
+from modules.downstream.classifier_weights import (
+    attention_of_run,
+    check_encoder,
+    compare_class_names,
+    compare_heads,
+    is_probe,
+    own_names,
+    whole_origin,
+)
 from modules.downstream.labels import Labels, LabelSettings
 from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
+from modules.layers.attentive import AttentivePooler, AttentiveSettings, join_clips
 from modules.layers.drawing.skeletons import draw_skeletons
 from modules.layers.heads import ClassTokenAttention, Standardised, linear_in_float32
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
-from modules.weights.files import Checkpoint, read_checkpoint
-from modules.weights.names.videomae import our_names
-from modules.weights.origin import origin_of_encoder, published_origin
+from modules.weights.files import read_checkpoint
 from modules.weights.passport import check_heads, class_names_beside
 
-HEAD_CHANNELS = 64
-"""Width of one attention head of the attentive classifier."""
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
 PICTURES = ("video", "depth")
@@ -67,7 +73,7 @@ class HeadSettings:
     Args:
         dropout: dropout rate of the pooled feature, before the head.
         std: standard deviation of the head's normally distributed initial weights (biases are 0); null initialises the head of
-            a video transformer close to zero, and others with PyTorch's defaults.
+            a video transformer close to zero, and others, and those of V-JEPA's probes, with PyTorch's defaults.
         standardise: for mode linear: standardise the pooled feature over the batch (see `Standardised`), in place of the
             LayerNorm of a video transformer.
         unit_features: divide features by their length before the head (CVRL's linear evaluation).
@@ -103,9 +109,11 @@ class Classification(Method):
         mixing: mixup and cutmix of training clips of videos; null for none.
         labels: one or several labels per sample, and how they are used.
         head: dropout before the linear classifier, and its initial weights.
+        attention: for mode `attentive`: form of its attention, and the clips of a video that it sees together.
         frozen_batchnorm: whether BatchNorm of a frozen backbone stays in evaluation mode.
         init_from: file with a complete classifier to start from or to test: ours, an official fine-tuned file of VideoMAE,
-            SMILE or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
+            SMILE or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves; or an
+            official probe of V-JEPA or V-JEPA 2, whose encoder is that of model.backbone.checkpoint.
         optim: optimiser and schedule; null uses AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip, and several
             clips of a video, are not counted in the learning-rate rule.
 
@@ -124,6 +132,7 @@ class Classification(Method):
         mixing: Mixing | None = None,
         labels: LabelSettings = LabelSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         head: HeadSettings = HeadSettings(),  # noqa: B008
+        attention: AttentiveSettings = AttentiveSettings(),  # noqa: B008
         frozen_batchnorm: bool = True,
         init_from: str | None = None,
         optim: ScheduleSettings | None = None,
@@ -158,11 +167,13 @@ class Classification(Method):
         self.fc_norm: nn.Module = nn.Identity()
         self.attention: nn.Module = nn.Identity()
         self.standardise: nn.Module = nn.Identity()
+        if attention != AttentiveSettings() and (mode != "attentive" or kind == "feature"):
+            raise SettingError(f"model.attention is for model.mode attentive of videos, not {mode} of {kind}s; leave it out.")
+        self.attention_settings, self.joined_clips = attention, attention.clips
         if mode == "attentive" and kind == "feature":
             self.attention = ClassTokenAttention(width)
         elif mode == "attentive":
-            heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
-            self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
+            self.attention = attention.make(width, self.encoder_heads)
         elif (averaging := self.averaging) is not None:
             averaging.norm = nn.Identity()
             if not head.standardise:
@@ -184,7 +195,8 @@ class Classification(Method):
         self.class_names: list[str] | None = None
         """Class names stored with the weights, by label."""
         self.test_record: dict[str, Any] = {}
-        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `classes`, `views`."""
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `classes`, `views` (joined clips
+        count once)."""
         self.class_report: ClassReport | None = None
         """Per-class results of the last test."""
         if num_classes is not None:
@@ -204,12 +216,18 @@ class Classification(Method):
         network = self.network
         return network if isinstance(network, VideoViT) and not network.pools_class else None
 
+    @property
+    def encoder_heads(self) -> int | None:
+        """Attention heads of the network; None if it has none."""
+        heads: int | None = getattr(self.network, "num_heads", None)
+        return heads
+
     def _build_head(self, num_classes: int) -> None:
         head = nn.Linear(self.width, num_classes)
         if self.head_std is not None:
             nn.init.normal_(head.weight, std=self.head_std)
             nn.init.zeros_(head.bias)
-        elif isinstance(self.network, VideoViT | BEiTVideo | FrameTower):
+        elif isinstance(self.network, VideoViT | BEiTVideo | FrameTower) and not isinstance(self.attention, AttentivePooler):
             nn.init.trunc_normal_(head.weight, std=VIT_HEAD_STD)
             head.weight.data.mul_(VIT_HEAD_SCALE)
             nn.init.zeros_(head.bias)
@@ -223,9 +241,17 @@ class Classification(Method):
                     "start from an encoder."
                 )
             self._check_classes(weights, f"model.init_from names {self.init_from}, which")
+            if is_probe(content.weights):
+                check_encoder(self.backbone, f"model.init_from names {self.init_from}")
+                load_strictly(self, weights, self.init_from, may_miss=("backbone.",))
+                return
             # Old files lack the step counters of BatchNorm, which are only needed for a cumulative average.
             counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
             load_strictly(self, weights, self.init_from, may_miss=counters)
+            other = attention_of_run(content.record.get("config"))
+            if self.mode == "attentive" and other is not None:
+                heads = (one.heads_for(self.width, self.encoder_heads) for one in (self.attention_settings, other))
+                compare_heads(*heads, f"model.init_from names {self.init_from}")
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
             if isinstance(self.network, VideoViT):
                 check_heads(self.init_from, "model.init_from", self.network.num_heads)
@@ -293,19 +319,7 @@ class Classification(Method):
             SettingError: if a name has different indices in the two, so that the labels have different meanings.
         """
         names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
-        if not names or not known:
-            return
-        first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
-        if first is None:
-            return
-        differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
-        place = {name: number for number, name in enumerate(known)}
-        if any(place.get(name, number) != number for number, name in enumerate(names)):
-            raise SettingError(
-                f"{differs}, and a class has another index in each; use the same classes in the same order, or start from the "
-                "encoder alone with model.backbone.checkpoint."
-            )
-        rank_zero_warn(f"{differs}: indices are assumed to mean the same classes.")
+        compare_class_names(names or [], known or [], source)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore weights; they define the number of classes if the head does not exist yet."""
@@ -345,8 +359,10 @@ class Classification(Method):
             return self.backbone(inputs)
 
     def pool(self, features: Tensor) -> Tensor:
-        """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
-        with torch.autocast(features.device.type, enabled=False):
+        """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast. V-JEPA's probes, whose cost is not negligible,
+        have the precision of the run, as published."""
+        probe = isinstance(self.attention, AttentivePooler)
+        with nullcontext() if probe else torch.autocast(features.device.type, enabled=False):
             pooled: Tensor = self.attention(self.standardise(self.fc_norm(features.float())))
             return F.normalize(pooled, dim=-1) if self.unit_features else pooled
 
@@ -386,6 +402,20 @@ class Classification(Method):
         return self.pool(self.known(batch, 1)[:, 0]).float()
 
     # --- Training ---
+
+    def check_clip(self) -> None:
+        """See `Method.check_clip`; also compares the numbers of clips with that of the attention.
+
+        Raises:
+            SettingError: if they differ.
+        """
+        super().check_clip()
+        data, clips = getattr(self.trainer, "datamodule", None), self.joined_clips
+        each = getattr(getattr(data, "clip", None), "clips", None)
+        segments = getattr(getattr(data, "test_views", None), "segments", None)
+        for setting, number in (("data.clip.clips", each), ("data.views.segments", segments)):
+            if clips > 1 and number not in (None, clips):
+                raise SettingError(f"{setting} is {number}, but model.attention.clips is {clips}; make them equal.")
 
     def setup(self, stage: str) -> None:
         """Detect whether the data have clips or features; see `Method.setup`.
@@ -434,7 +464,9 @@ class Classification(Method):
             show["plain_clip" if self.kinds[0] == "video" else self.kinds[0]] = inputs
             if self.kinds[0] in PICTURES:
                 show["clip"] = to_pixels(clips, self.network.normalisation)  # type: ignore[arg-type]
-            features = self.features(clips)
+            features = join_clips(self.features(clips).unflatten(0, (-1, views)), self.joined_clips).flatten(0, 1)
+            # Mixing changes all clips of a video alike, so their targets are equal.
+            targets = targets[:: self.joined_clips]
         logits = self.logits(features)
         log = self.labels.progress(logits.detach(), targets)
         return {"loss": self.labels.loss(logits, targets), "log": log, "show": show}
@@ -522,7 +554,7 @@ class Classification(Method):
         return self.labels.answers(value, self.class_names)
 
     def clip_logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Scores of the classes for every n-th clip of each sample: float32 [B, V, K].
+        """Scores of the classes for every n-th clip of each sample: float32 [B, V, K]. Joined clips count once.
 
         Args:
             batch: see `encode`.
@@ -530,6 +562,7 @@ class Classification(Method):
             generator: source of randomness in a training step, for the augmentation of skeletons; None for no augmentation.
         """
         features = self.known(batch, None, every) if generator is None else self.encode(batch, None, every, generator)
+        features = join_clips(features, self.joined_clips)
         return self.logits(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def _keep(self, batch: Batch, every: int = 1) -> int:
@@ -553,22 +586,6 @@ class Classification(Method):
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found.used, "missed": found.missed, "classes": classes}
             self.class_report = self.labels.report(found.probabilities, found.rows, self.known_names)
-
-
-def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a complete classifier under the names of `Classification`, from any file accepted by `init_from`."""
-    if {"stem.0.weight", "fc.weight"} <= weights.keys():
-        # torchvision's R3D and R(2+1)D, whose classifier is called `fc`.
-        names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
-        return {names[key]: value for key, value in weights.items()}
-    if any(key.endswith(f"{VIT}{FIRST}") for key in weights):
-        return weights
-    return our_names(weights)
-
-
-def whole_origin(path: str, content: Checkpoint) -> Origin:
-    """Origin of a complete classifier, for any file accepted by `init_from`."""
-    return published_origin(content.weights, origin_of_encoder(path, content))
 
 
 def to_pixels(video: Tensor, normalisation: Normalisation) -> Tensor:

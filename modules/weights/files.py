@@ -18,10 +18,12 @@ from modules.weights.torchscript import is_torchscript, read_torchscript
 # Files of the official VideoMAE family also contain their command line, the only class other than tensors, numbers, strings
 # and plain containers.
 ALLOWED_CLASSES: list[Any] = [argparse.Namespace]
-# Keys of the weights in files with further content: official pretraining, DeepSpeed, Lightning, timm's EMA.
-WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema")
+# Keys of the weights in files with further content: official pretraining, DeepSpeed, Lightning, timm's EMA, V-JEPA's probe.
+WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema", "classifier")
 # Keys of the networks in files without one of these (V-JEPA), which become the first part of their weights' names.
 NETWORK_ENTRIES = ("encoder", "predictor", "target_encoder")
+# Key of a list of probes that were trained together (V-JEPA 2).
+PROBE_LIST = "classifiers"
 # Names of weight files in a folder: those of transformers, and DeepSpeed's without model parallelism.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
 # Prefixes of wrapped networks: those of DataParallel and DDP, and of torch.compile.
@@ -90,6 +92,7 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         ) from error
     record = content.get("record") if isinstance(content, dict) else None
     args = content.get("args") if isinstance(content, dict) else None
+    content = _only_probe(content, setting, path)
     for entry in WEIGHT_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
@@ -110,6 +113,22 @@ def _networks(content: dict[str, Any]) -> dict[str, Any]:
     """The weights of several networks, under the names of their entries."""
     networks = {entry: content[entry] for entry in NETWORK_ENTRIES if isinstance(content.get(entry), dict)}
     return {f"{entry}.{name}": value for entry, weights in networks.items() for name, value in weights.items()}
+
+
+def _only_probe(content: Any, setting: str, path: Path) -> Any:
+    """The content of a file, with its list of probes replaced by the only one.
+
+    Raises:
+        SettingError: if it contains several.
+    """
+    probes = content.get(PROBE_LIST) if isinstance(content, dict) else None
+    if not isinstance(probes, list):
+        return content
+    if len(probes) != 1:
+        raise SettingError(
+            f"{setting} names {path}, which contains {len(probes)} probes; save the weights of one in a file of its own."
+        )
+    return probes[0]
 
 
 def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

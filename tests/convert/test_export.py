@@ -23,6 +23,7 @@ from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 from modules.downstream.classification import Classification
+from modules.layers.attentive import AttentiveSettings
 from modules.weights.passport import read_passport
 from tests.registry import FRAMES, METHODS, OPTIM, SIDE, tiny_cnn, tiny_locomotion, tiny_vit
 
@@ -174,9 +175,24 @@ def test_every_encoder_can_be_exported(name: str, to: Any, tmp_path: Path) -> No
     assert_close(found, encoder(encoder.preprocess(clips)))
 
 
+def config_of(form: str, clips: int) -> str:
+    """The part of a run's config that states the heads of an attention."""
+    return f"model: {{init_args: {{attention: {{form: {form}, blocks: 2, heads: 4, clips: {clips}}}}}}}"
+
+
+def test_attentions_of_unknown_heads_or_of_several_clips_are_refused(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), 3, "attentive", attention=AttentiveSettings("vjepa2", 2, 4), optim=OPTIM)
+    source = saved(method, tmp_path / "unknown.ckpt")
+    with pytest.raises(SettingError, match=r"states the heads of its attention; pass the run's config\.yaml with --run_config"):
+        convert(source, tmp_path / "model.pt2", to="export", **SIZES)
+    source = saved(method, tmp_path / "joined.ckpt", config=config_of("vjepa2", 8))
+    with pytest.raises(SettingError, match=r"takes one clip, but the attention in .* sees 8 together; pass --part backbone"):
+        convert(source, tmp_path / "model.pt2", to="export", **SIZES)
+
+
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["attentive", "depth", "skeleton", "cnn", "time", "pretraining"])
+@pytest.mark.parametrize("kind", ["attentive", "vjepa", "vjepa2", "depth", "skeleton", "cnn", "time", "pretraining"])
 def test_classifiers_and_methods_as_programs(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     if kind == "pretraining":
@@ -187,9 +203,13 @@ def test_classifiers_and_methods_as_programs(kind: str, tmp_path: Path) -> None:
         )()
         if kind == "time":
             network.pooling = "time"
-        method = Classification(network, 3, "attentive" if kind == "attentive" else "finetune", optim=OPTIM).eval()
+        attention = (
+            AttentiveSettings("vjepa2" if kind == "vjepa2" else "vjepa", 2, 4) if "vjepa" in kind else AttentiveSettings()
+        )
+        mode: Any = "attentive" if kind == "attentive" or "vjepa" in kind else "finetune"
+        method = Classification(network, 3, mode, attention=attention, optim=OPTIM).eval()
         torch.nn.init.normal_(method.classifier.weight)
-    source = saved(method, tmp_path / "last.ckpt")
+    source = saved(method, tmp_path / "last.ckpt", **({"config": config_of(kind, 1)} if "vjepa" in kind else {}))
     sizes = {"num_frames": 16} if kind == "skeleton" else SIZES
     convert(source, tmp_path / "model.pt2", to="export", **sizes)
     given = read_passport(tmp_path / "model.pt2")["input"]

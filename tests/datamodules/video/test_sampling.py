@@ -14,6 +14,7 @@ from datamodules.video.samplers import (
     FramePair,
     Jittered,
     OrderedClips,
+    Partitioned,
     Sampler,
     Segments,
     Short,
@@ -107,7 +108,7 @@ def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
     assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("sampler", [Dense(3), Jittered(3), Segments(), Spanning(3), Strided(8, 24)], ids=str)
+@pytest.mark.parametrize("sampler", [Dense(3), Jittered(3), Partitioned(3), Segments(), Spanning(3), Strided(8, 24)], ids=str)
 @pytest.mark.parametrize("num_frames", [1, 9, 40, 200])
 @pytest.mark.parametrize("training", [True, False])
 def test_chosen_frames_are_ascending_and_inside(sampler: Sampler, num_frames: int, training: bool) -> None:
@@ -135,7 +136,7 @@ def test_evaluation_clips_are_spread_over_the_video() -> None:
     assert halves.tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
 
 
-@pytest.mark.parametrize("kind", [Dense, Jittered, Spanning, OrderedClips, DecreasingGap, Wrapped])
+@pytest.mark.parametrize("kind", [Dense, Jittered, Spanning, Partitioned, OrderedClips, DecreasingGap, Wrapped])
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_impossible_strides_are_named(kind: Any, value: float) -> None:
     with pytest.raises(SettingError, match=rf"data\.clip\.sampler\.stride is {value}"):
@@ -328,3 +329,33 @@ def test_a_stride_that_counts_at_another_rate(fps: float, length: int) -> None:
     short = sampler.draw(VideoInfo(100, 24.0, 64, 48), 50, 32, np.random.default_rng(0))
     assert {(row[0], row[-1]) for row in short.tolist()} >= {(0, 99)}
     assert 0 < (short[:, 1] > 0).sum() < 50
+
+
+def official_partitions(length: int, clips: int, frames: int, stride: int, ends: list[int]) -> list[list[int]]:
+    """Frames of V-JEPA's evaluation (official code), with given ends of the spans in the parts."""
+    part, span, found = length // clips, frames * stride, []
+    for number in range(clips):
+        if part > span:
+            end = ends[number]
+            places = np.linspace(end - span, end, num=frames)
+            found.append(np.clip(places, end - span, end - 1).astype(np.int64) + number * part)
+        else:
+            shown = min(span, length) - 1
+            places = np.linspace(0, shown, num=shown // stride)
+            places = np.concatenate([places, np.ones(frames - shown // stride) * shown])
+            moved = (length - span) // (clips - 1) if length > span else 0
+            found.append(np.clip(places, 0, shown - 1).astype(np.int64) + number * moved)
+    return [row.tolist() for row in found]
+
+
+@pytest.mark.parametrize("length", [5, 40, 63, 64, 65, 128, 129, 300, 520])
+@pytest.mark.parametrize("clips", [2, 3, 8])
+def test_clips_of_equal_parts_are_those_of_the_official_code(length: int, clips: int) -> None:
+    part = length // clips
+    middle = [64 + (part - 1 - 64) // 2] * clips
+    assert Partitioned(4).draw(info(length), clips, 16, None).tolist() == official_partitions(length, clips, 16, 4, middle)
+    assert Partitioned(4).views(info(length), clips, 16).tolist() == official_partitions(length, clips, 16, 4, middle)
+    drawn = Partitioned(4).draw(info(length), clips, 16, np.random.default_rng(0)).tolist()
+    rng = np.random.default_rng(0)
+    ends = [int(rng.integers(64, part)) for _ in range(clips)] if part > 64 else []
+    assert drawn == official_partitions(length, clips, 16, 4, ends)
