@@ -14,6 +14,9 @@ import torch
 from modules.core.errors import SettingError
 from modules.core.files import read_json, write_json, write_whole
 
+CALIBRATION_SEED = 1000
+"""First seed of a calibration, in which settings are chosen on other data than those of the measurement."""
+
 
 class Job(Protocol):
     """A row on one kind of data with one seed."""

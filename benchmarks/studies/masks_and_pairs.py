@@ -17,7 +17,6 @@ fractions leave 1 and 3. Data: see `pairs_data`. Each source gives the same shar
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.studies.compare_utd import few
 from benchmarks.studies.harness import Row, random_rows, table, train
-from benchmarks.studies.order_and_contrast import CALIBRATION_SEED, workers
+from benchmarks.studies.jobs import CALIBRATION_SEED, finish, run_all, save
 from benchmarks.studies.pairs_data import FRAMES, Sequence, Sources, decoded, sequences_of, smaller
 from callbacks.films.interpolations import interpolated
 from datamodules.sets.utd_mhad import ACTIONS
@@ -40,7 +39,7 @@ from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.spacetime_vit import SpacetimeViT
 from modules.core.batch import unlabelled
 from modules.core.errors import SettingError, check_positive, check_range
-from modules.core.files import read_json, write_json, write_whole
+from modules.core.files import read_json
 from modules.core.randomness import device_generator
 from modules.downstream.metrics.probes import linear_accuracy
 from modules.downstream.metrics.segmentation import davis_metrics, object_scores
@@ -133,8 +132,18 @@ class Job(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where its result is."""
+        """See `jobs.Job`."""
         return self.out / self.key / f"seed{self.seed}.json"
+
+    @property
+    def name(self) -> str:
+        """See `jobs.Job`."""
+        return f"{TITLES[self.key]}, seed {self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `jobs.Job`."""
+        return asdict(self.size) | {"calibrate": self.calibrate}
 
 
 # --- Data ---
@@ -367,28 +376,7 @@ def imagine(job: Job) -> dict[str, Any]:
 def run(job: Job) -> None:
     """Measure a row."""
     start = time.perf_counter()
-    found = {"settings": settings_of(job)} | (segment(job) if job.key in PAIRS else imagine(job))
-    found["seconds"] = round(time.perf_counter() - start, 1)
-    write_whole(job.path, partial(write_json, content=found))
-
-
-def settings_of(job: Job) -> dict[str, Any]:
-    """What a result depends on."""
-    # As JSON has it.
-    size = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(job.size).items()}
-    return size | {"calibrate": job.calibrate}
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is a result.
-
-    Raises:
-        SettingError: if it has other settings.
-    """
-    before = read_json(job.path)
-    if before and before.get("settings") != settings_of(job):
-        raise SettingError(f"{job.path} was made with other settings; pass another --out, or remove it.")
-    return bool(before)
+    save(job, segment(job) if job.key in PAIRS else imagine(job), start)
 
 
 def tables_of(jobs: list[Job]) -> str:
@@ -453,7 +441,6 @@ def masks_and_pairs(
     check_range("masks_and_pairs", 0, processes=processes)
     if unknown := sorted(set(rows or []) - TITLES.keys()):
         raise SettingError(f"--rows names {', '.join(unknown)}; choose from {', '.join(TITLES)}.")
-    start = time.perf_counter()
     clips = decoded(Sources(davis, drones, utd), out, calibrate)
     first = CALIBRATION_SEED if calibrate else 0
     jobs = [
@@ -462,18 +449,5 @@ def masks_and_pairs(
         for key in TITLES
         if (rows is None or key in rows) and not (key in SEEDLESS and seed != first)
     ]
-    failed = []
-    with workers(processes) as pool:
-        running = {pool.submit(run, job): job for job in jobs if not is_done(job)}
-        for done in as_completed(running):
-            job, error = running[done], done.exception()
-            failed += [str(job.path)] if error is not None else []
-            said = f"failed: {type(error).__name__}: {error}" if error is not None else "done"
-            print(f"{TITLES[job.key]}, seed {job.seed}: {said} ({(time.perf_counter() - start) / 60:.0f} min)", flush=True)
-    text = tables_of(jobs)
-    write_whole(out / "tables.md", lambda part: part.write_text(text))
-    print(text)
-    seconds = sum(read_json(job.path).get("seconds", 0) for job in jobs)
-    print(f"{seeds} seeds, {seconds / 60:.0f} minutes of one core; mean, spread (largest minus smallest) in brackets")
-    if failed:
-        raise SettingError(f"{'; '.join(failed)} failed; see the messages above, then run the same command to go on.")
+    failed = run_all(jobs, run, processes)
+    finish(tables_of(jobs), out, jobs, seeds, failed)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from benchmarks.studies import order_tasks
 from benchmarks.studies.compare_utd import clips_of, grey
 from benchmarks.studies.harness import Row, random_rows, table, train
-from benchmarks.studies.jobs import finish, run_all, save
+from benchmarks.studies.jobs import CALIBRATION_SEED, finish, run_all, save
 from benchmarks.studies.order_tasks import EACH_WAY, EVERY, PRETEXTS, SIDE, Size, ask, batch_of, encoder
 from datamodules.sets.utd_mhad import ACTIONS
 from modules.backbones.cnn.base import VideoCNN
@@ -44,7 +44,6 @@ TITLES = BASELINES | {key: pretext.title for key, pretext in PRETEXTS.items()}
 RAW_SIDE = 16
 """Side of raw frame differences, in pixels."""
 CLASSES = {"generated": len(MOTION_CLASSES), "utd": len(ACTIONS)}
-CALIBRATION_SEED = 1000
 PACE, FINER = 1.7, 2
 """Generated bodies of VCOP, Shuffle & Learn and OPN have covered p ** PACE of their way after the share p of the time (taken
 from videos with FINER times as many frames). So a clip alone tells when it was."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.studies.compare_utd import FAR, NEAR, clips_of
+from benchmarks.studies.compare_utd import clips_of, grey
 from datamodules.base import VideoDataModule
 from datamodules.sequences import FrameSize
 from datamodules.sets.davis import DAVIS2016Sequences
@@ -86,13 +86,6 @@ def windows(frames: Tensor) -> Tensor:
     cut = frames[:, top : top + SIDE]
     shown = [(torch.arange(FRAMES) * STEP + start).clamp_max(len(frames) - 1) for start in starts]
     return torch.stack([cut[index, :, left : left + SIDE] for index in shown for left in places])
-
-
-def grey(depth: Tensor) -> Tensor:
-    """Millimetres uint16 [..., 1] -> grey values uint8 [..., 3]; far is bright, 0 is not measured."""
-    far = depth.float()
-    share = torch.where(far > 0, ((far - NEAR) / (FAR - NEAR)).clamp(0, 1), 0)
-    return (255 * share).round().byte().expand(*depth.shape[:-1], 3).contiguous()
 
 
 def complete(data: VideoDataModule, train: bool) -> Tensor:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from benchmarks.studies import prediction_long
 from benchmarks.studies.compare_utd import clips_of, grey
 from benchmarks.studies.harness import Row, random_rows, table, train
-from benchmarks.studies.jobs import finish, kept, run_all, save
+from benchmarks.studies.jobs import CALIBRATION_SEED, finish, kept, run_all, save
 from benchmarks.studies.masked import READOUT, encoder, features
 from benchmarks.studies.prediction_rows import ASKED, RECIPES, TRIALS, Recipe, Size, average_loss, jepa_encoder
 from benchmarks.studies.sigma import Size as SigmaSize
@@ -75,7 +75,6 @@ TITLES: dict[World, dict[str, str]] = {
 }
 """Rows of each kind of data; those of `chosen` are the best of the search."""
 CLASSES = {"objects": len(MOTION_CLASSES), "grounds": len(MOTION_CLASSES), "utd": len(ACTIONS)}
-CALIBRATION_SEED = 1000
 READ = {"linear": linear_accuracy, "kNN": knn_accuracy}
 RAW_SIDE = 16
 """Side of raw frame differences, in pixels."""

@@ -12,18 +12,18 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
-from modules.backbones.sequence.transformer import SequenceTransformer
-from modules.masks.sequences import ImportantSteps, RandomSteps
-from modules.methods.lvmae import LVMAE
 from torch import Tensor
 
 from benchmarks.studies.harness import random_rows, train
 from benchmarks.studies.prediction_rows import Size
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Stream
 from modules.core.randomness import device_generator
 from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
+from modules.masks.sequences import ImportantSteps, RandomSteps
+from modules.methods.lvmae import LVMAE
 from modules.scenes.classes import Split
 from modules.scenes.long import LongSettings, LongVideos
 

@@ -1,12 +1,12 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE, SIGMA (also as written by
-DeepSpeed), MAE-ST, V-JEPA and V-JEPA 2, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in
-those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow,
-official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm,
-.ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's
-names, official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes
-(`modules.convert.export`); each with a passport and a model card.
+DeepSpeed), MAE-ST, V-JEPA, V-JEPA 2 and LV-MAE, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the
+encoders in those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from
+TensorFlow, official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of
+DINO and timm, .ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors
+under this project's names, official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a
+network for other runtimes (`modules.convert.export`); each with a passport and a model card.
 
 Names and shapes are compared with the network that the file should contain. Weights that do not fit are an error and are never
 dropped silently. No file can run code: pickles are read with `weights_only=True`, and the only class allowed besides tensors,
@@ -101,9 +101,10 @@ def convert(
     equal the network's.
 
     Args:
-        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST, V-JEPA or LV-MAE, a folder
-            or file of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP,
-            DINO or timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE, SIGMA, MAE-ST, V-JEPA or LV-MAE, a
+            folder or file of DeepSpeed, a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a
+            tower of CLIP, DINO or timm, a .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or
+            BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
             The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
             files but .pth also contain it. The model card is <name>.md, or README.md in the folder.

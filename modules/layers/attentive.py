@@ -196,7 +196,7 @@ def join_clips(features: Tensor, clips: int) -> Tensor:
         return features
     if features.shape[1] % clips:
         raise SettingError(
-            f"model.attention.clips is {clips}, but a video has {features.shape[1]} view(s); set data.clip.clips to {clips}, and "
-            "data.views.segments too."
+            f"model.attention.clips is {clips}, but a video has {features.shape[1]} view(s); set data.clip.clips to {clips}, "
+            "and data.views.segments too."
         )
     return features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)
