@@ -144,7 +144,7 @@ def test_loss_is_averaged_over_views_of_joined_clips(encoder: Callable[[], Any])
     assert logits.shape == (3, 2, 3)
     # Validation leaves the copies out.
     assert torch.allclose(method.clip_logits(batch, every=2), logits[:, :1], atol=1e-5)
-    # No positions tell the clips apart.
+    # No positions distinguish the clips.
     turned = batch.stream("video").data.unflatten(1, (2, 2)).flip(1).flatten(1, 2)
     batch.stream("video").data = turned
     assert torch.allclose(method.clip_logits(batch), logits, atol=1e-4)

@@ -20,12 +20,12 @@ PARTS = {"encoder": "online", "target_encoder": "backbone", "predictor": "predic
 WRAPPERS = ("module.", "backbone.")
 """Prefixes in the official entries, of DDP and of the module that takes several masks."""
 TABLES = {"backbone": "pos_embed", "online": "pos_embed", "predictor": "predictor_pos_embed"}
-"""Names of fixed position codes, which are no weights here, by part."""
+"""Names of fixed position codes, which are not weights here, by part."""
 PATCHES = "patch_embed.proj."
 
 
 def bare(key: str) -> tuple[str, str]:
-    """Our part and the official name without prefixes of an official name. An encoder by itself has no part in its names."""
+    """Our part and the official name without prefixes of an official name. A single encoder has no part in its names."""
     part, _, name = key.partition(".")
     if part not in PARTS:
         part, name = "target_encoder", key
