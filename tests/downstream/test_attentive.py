@@ -198,7 +198,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"attention": AttentiveSettings("vjepa2"), "optim": OPTIM}
     state = {"module.pooler.query_tokens": torch.zeros(1, 1, 32)}
     several = official(trained, tmp_path / "several.pt", 2, classifiers=[state, state])
-    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one in a file of its own"):
+    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one in a separate file"):
         Classification(trained.backbone, 3, "attentive", init_from=several, **settings)
     with pytest.raises(SettingError, match="are not those of V-JEPA 1; choose the other version"):
         to_probe(trained.state_dict(), 1)
