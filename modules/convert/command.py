@@ -4,9 +4,9 @@ Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMA
 DeepSpeed), MAE-ST, V-JEPA and V-JEPA 2, official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in
 those of MoCo, VideoMoCo, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow,
 official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm,
-.ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's
-names, official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes
-(`modules.convert.export`); each with a passport and a model card.
+.ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this
+project's names, official .pth (for CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for
+other runtimes (`modules.convert.export`); each with a passport and a model card.
 
 Names and shapes are compared with the network that the file should contain. Weights that do not fit are an error and are never
 dropped silently. No file can run code: pickles are read with `weights_only=True`, and the only class allowed besides tensors,

@@ -34,6 +34,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from modules.augment.flips import RandomFlip
@@ -117,11 +118,11 @@ class VJEPA(Method):
 
     def draw_masks(self, count: int, generator: torch.Generator) -> list[Mask]:
         """The masks of a batch that was not prepared; on a GPU, they are copied to it."""
-        generator_of_host = host_generator(generator)
-        seeds = torch.randint(2**31, (count, 2), generator=generator_of_host).tolist()
+        seeds = torch.randint(2**31, (count, 2), generator=host_generator(generator)).tolist()
         rngs = [worker_rng(PLACES, *row) for row in seeds]
         masks = draw_sets(self.masks, self.backbone.grid, self.unequal, seeds[0][0], rngs)
-        return [Mask(*(None if part is None else part.to(generator.device) for part in mask)) for mask in masks]
+        moved: list[Mask] = apply_to_collection(masks, Tensor, Tensor.to, generator.device)
+        return moved
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Mirror some clips, encode what is outside the blocks, predict what is inside. Videos are [B, V, T, H, W, 3]; each
