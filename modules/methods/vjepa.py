@@ -25,7 +25,7 @@ Outputs, losses, gradients, the momentum update, masks and schedules agree with 
   with the joined batch. It is off by default because it costs tokens: see docs/performance.md.
 * Encoder and predictor are clipped apart by `trainer.gradient_clip_val`, and only after the warm-up, as in the official code of
   V-JEPA; Lightning itself clips all parameters together.
-* The momentum update is at the start of the next step instead of the end of its own, with the same momentum, so that every
+* The momentum update is at the start of the next step instead of the end of the step, with the same momentum, so that every
   checkpoint is at the same point of a step. The last update of a run is therefore missing from its end.
 * All clips of a run are equally long; V-JEPA 2's code can mix lengths.
 """

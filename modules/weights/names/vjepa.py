@@ -20,7 +20,7 @@ PARTS = {"encoder": "online", "target_encoder": "backbone", "predictor": "predic
 WRAPPERS = ("module.", "backbone.")
 """Prefixes in the official entries, of DDP and of the module that takes several masks."""
 TABLES = {"backbone": "pos_embed", "online": "pos_embed", "predictor": "predictor_pos_embed"}
-"""Names of fixed position codes, which are no weights here, by part."""
+"""Names of fixed position codes, which are not weights here, by part."""
 PATCHES = "patch_embed.proj."
 
 
