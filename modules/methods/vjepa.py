@@ -137,7 +137,7 @@ class VJEPA(Method):
         predictions, wanted, losses = [], [], []
         for number, mask in enumerate(masks):
             context = self.online.encode(gather_tokens(cubes, mask.visible), grid, mask.visible, valid=mask.valid_visible)
-            predictions.append(self.predictor(context, mask, number).float())
+            predictions.append(self.predictor(context, mask.visible, mask.targets, number, valid_of(mask)).float())
             wanted.append(gather_tokens(targets, mask.targets))
             losses.append(self.difference(predictions[-1], wanted[-1], mask.valid))
         return {
@@ -244,6 +244,13 @@ class VJEPA(Method):
         load_strictly(self, our_names(content.weights), path, may_miss)
         check_heads(path, "model.init_from", self.backbone.num_heads, self.predictor.num_heads)
         self.adopt(origin)
+
+
+def valid_of(mask: Mask) -> Tensor | None:
+    """Which tokens of the context and of the prediction, one after the other, are not padding; None if all are."""
+    if mask.valid is None or mask.valid_visible is None:
+        return None
+    return torch.cat([mask.valid_visible, mask.valid], dim=1)
 
 
 def hidden_of(mask: Mask, tokens: int) -> Tensor:
