@@ -25,7 +25,7 @@ Outputs, losses, gradients, the momentum update, masks and schedules agree with 
   with the joined batch. It is off by default because it costs tokens: see docs/performance.md.
 * Encoder and predictor are clipped apart by `trainer.gradient_clip_val`, and only after the warm-up, as in the official code of
   V-JEPA; Lightning itself clips all parameters together.
-* The momentum update is at the start of the next step instead of the end of this one, with the same momentum, so that every
+* The momentum update is at the start of the next step instead of the end of the step, with the same momentum, so that every
   checkpoint is at the same point of a step. The last update of a run is therefore missing from its end.
 * All clips of a run are equally long; V-JEPA 2's code can mix lengths.
 """
@@ -34,6 +34,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from modules.augment.flips import RandomFlip
@@ -117,11 +118,11 @@ class VJEPA(Method):
 
     def draw_masks(self, count: int, generator: torch.Generator) -> list[Mask]:
         """The masks of a batch that was not prepared; on a GPU, they are copied to it."""
-        generator_of_host = host_generator(generator)
-        seeds = torch.randint(2**31, (count, 2), generator=generator_of_host).tolist()
+        seeds = torch.randint(2**31, (count, 2), generator=host_generator(generator)).tolist()
         rngs = [worker_rng(PLACES, *row) for row in seeds]
         masks = draw_sets(self.masks, self.backbone.grid, self.unequal, seeds[0][0], rngs)
-        return [Mask(*(None if part is None else part.to(generator.device) for part in mask)) for mask in masks]
+        moved: list[Mask] = apply_to_collection(masks, Tensor, Tensor.to, generator.device)
+        return moved
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Mirror some clips, encode what is outside the blocks, predict what is inside. Videos are [B, V, T, H, W, 3]; each
@@ -136,7 +137,7 @@ class VJEPA(Method):
         predictions, wanted, losses = [], [], []
         for number, mask in enumerate(masks):
             context = self.online.encode(gather_tokens(cubes, mask.visible), grid, mask.visible, valid=mask.valid_visible)
-            predictions.append(self.predictor(context, mask, number).float())
+            predictions.append(self.predictor(context, mask.visible, mask.targets, number, valid_of(mask)).float())
             wanted.append(gather_tokens(targets, mask.targets))
             losses.append(self.difference(predictions[-1], wanted[-1], mask.valid))
         return {
@@ -243,6 +244,13 @@ class VJEPA(Method):
         load_strictly(self, our_names(content.weights), path, may_miss)
         check_heads(path, "model.init_from", self.backbone.num_heads, self.predictor.num_heads)
         self.adopt(origin)
+
+
+def valid_of(mask: Mask) -> Tensor | None:
+    """Which tokens of the context and of the prediction, one after the other, are not padding; None if all are."""
+    if mask.valid is None or mask.valid_visible is None:
+        return None
+    return torch.cat([mask.valid_visible, mask.valid], dim=1)
 
 
 def hidden_of(mask: Mask, tokens: int) -> Tensor:

@@ -15,7 +15,6 @@ from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.vjepa_vit import VJEPAViT, attend_to, init_jepa, make_jepa_blocks, position_table, turn_of
 from modules.core.errors import SettingError, check_positive, given
 from modules.core.tokens import gather_tokens
-from modules.masks.base import Mask
 
 
 @dataclass
@@ -97,32 +96,31 @@ class VJEPAPredictor(nn.Module):
         """Nothing besides biases and one-dimensional parameters: mask tokens decay (official code)."""
         return set()
 
-    def forward(self, tokens: Tensor, mask: Mask, number: int) -> Tensor:
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor, number: int, valid: Tensor | None = None) -> Tensor:
         """Predict the features of tokens.
 
         Args:
             tokens: [B, Nv, De], features of the context.
-            mask: the context and the tokens to predict, with or without padding.
+            visible: int64 [B, Nv], indices of the context.
+            masked: int64 [B, Nm], indices of the tokens to predict.
             number: index of the set of masks.
+            valid: bool [B, Nv + Nm], False for padding, to which no token attends; None if there is none.
 
         Returns:
-            [B, Nt, De] in the order of `mask.targets`; meaningless at padding.
+            [B, Nm, De] in the order of `masked`; meaningless at padding.
         """
-        context, predicted = self.predictor_embed(tokens), self.mask_tokens[number if self.used > 1 else 0]
-        predicted = predicted.to(context.dtype).expand(*mask.targets.shape, -1)
+        context, hidden = self.predictor_embed(tokens), self.mask_tokens[number if self.used > 1 else 0]
+        hidden = hidden.to(context.dtype).expand(*masked.shape, -1)
         if self.positions.numel():
             positions = self.positions.expand(len(tokens), -1, -1)
-            context = context + gather_tokens(positions, mask.visible)
-            predicted = predicted + gather_tokens(positions, mask.targets)
-        sequence = torch.cat([context, predicted.to(context.dtype)], dim=1)
-        index = torch.cat([mask.visible, mask.targets], dim=1)
-        valid = None
-        if mask.valid is not None and mask.valid_visible is not None:
-            valid = torch.cat([mask.valid_visible, mask.valid], dim=1)
+            context = context + gather_tokens(positions, visible)
+            hidden = hidden + gather_tokens(positions, masked)
+        sequence = torch.cat([context, hidden], dim=1)
+        index = torch.cat([visible, masked], dim=1)
         turn = turn_of(self.codes, self.grid, index, self.embed_dim // self.num_heads, index.device)
         more = (attend_to(valid),) if turn is None else (attend_to(valid), turn)
         again = self.recompute_blocks and self.training
         for block in self.predictor_blocks:
             sequence = recompute(block, sequence, *more, use_reentrant=False) if again else block(sequence, *more)
-        result: Tensor = self.predictor_proj(self.predictor_norm(sequence[:, mask.visible.shape[1] :]))
+        result: Tensor = self.predictor_proj(self.predictor_norm(sequence[:, visible.shape[1] :]))
         return result

@@ -85,7 +85,7 @@ class RotaryAttention(nn.Module):
         return result
 
 
-class RotaryBlock(Block):  # type: ignore[misc]  # timm has no types
+class RotaryBlock(Block):
     """A pre-norm block with `RotaryAttention`.
 
     Args:
@@ -99,7 +99,9 @@ class RotaryBlock(Block):  # type: ignore[misc]  # timm has no types
         super().__init__(width, heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=layer_norm)
         self.attn = RotaryAttention(width, heads)
 
-    def forward(self, tokens: Tensor, attn_mask: Tensor | None, turn: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # the blocks of a network that passes angles
+        self, tokens: Tensor, attn_mask: Tensor | None, turn: Tensor
+    ) -> Tensor:
         """[B, N, D] -> [B, N, D]; other arguments as in `RotaryAttention`."""
         tokens = tokens + self.drop_path1(self.attn(self.norm1(tokens), attn_mask, turn))
         result: Tensor = tokens + self.drop_path2(self.mlp(self.norm2(tokens)))

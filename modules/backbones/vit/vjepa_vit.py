@@ -106,7 +106,7 @@ def init_jepa(module: nn.Module, blocks: nn.ModuleList, rescale: bool) -> None:
     if rescale:
         for number, block in enumerate(blocks, 1):
             for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):  # type: ignore[union-attr]
-                matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator, union-attr]
+                matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator]
 
 
 class VJEPAViT(VideoViT):

@@ -25,7 +25,7 @@ PATCHES = "patch_embed.proj."
 
 
 def bare(key: str) -> tuple[str, str]:
-    """Our part and the official name without prefixes of an official name. A single encoder has no part in its names."""
+    """Our part and the official name without prefixes of an official name. The names of an encoder alone have no part."""
     part, _, name = key.partition(".")
     if part not in PARTS:
         part, name = "target_encoder", key
