@@ -43,7 +43,7 @@ class AttentiveSettings:
             channels for `single` or if the encoder has none.
         clips: clips of a video whose tokens are joined along time, so that the attention sees all of them at once; equal to
             data.clip.clips and data.views.segments. In training, the loss is averaged over the views of a video (copies of its
-            clips), in tests its views (crops) are merged as usual. No positions tell the clips apart, as published.
+            clips), in tests its views (crops) are merged as usual. As published, there are no positions of clips.
 
     Raises:
         SettingError: if a number is not positive, or `single` or `bare` has several blocks.

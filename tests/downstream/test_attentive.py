@@ -144,7 +144,7 @@ def test_loss_is_averaged_over_views_of_joined_clips(encoder: Callable[[], Any])
     assert logits.shape == (3, 2, 3)
     # Validation leaves the copies out.
     assert torch.allclose(method.clip_logits(batch, every=2), logits[:, :1], atol=1e-5)
-    # No positions tell the clips apart.
+    # There are no positions of clips, so their order does not matter.
     turned = batch.stream("video").data.unflatten(1, (2, 2)).flip(1).flatten(1, 2)
     batch.stream("video").data = turned
     assert torch.allclose(method.clip_logits(batch), logits, atol=1e-4)
@@ -198,7 +198,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"attention": AttentiveSettings("vjepa2"), "optim": OPTIM}
     state = {"module.pooler.query_tokens": torch.zeros(1, 1, 32)}
     several = official(trained, tmp_path / "several.pt", 2, classifiers=[state, state])
-    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one in a file of its own"):
+    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one of them in a separate file"):
         Classification(trained.backbone, 3, "attentive", init_from=several, **settings)
     with pytest.raises(SettingError, match="are not those of V-JEPA 1; choose the other version"):
         to_probe(trained.state_dict(), 1)
