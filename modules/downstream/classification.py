@@ -15,7 +15,7 @@ Differences from the official code:
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -358,8 +358,10 @@ class Classification(Method):
     def pool(self, features: Tensor) -> Tensor:
         """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast. V-JEPA's probes, whose cost is not negligible,
         have the precision of the run, as published."""
-        probe = isinstance(self.attention, AttentivePooler)
-        with nullcontext() if probe else torch.autocast(features.device.type, enabled=False):
+        precision: AbstractContextManager[Any] = nullcontext()
+        if not isinstance(self.attention, AttentivePooler):
+            precision = torch.autocast(features.device.type, enabled=False)
+        with precision:
             pooled: Tensor = self.attention(self.standardise(self.fc_norm(features.float())))
             return F.normalize(pooled, dim=-1) if self.unit_features else pooled
 

@@ -109,7 +109,8 @@ class CrossAttention(nn.Module):
         """[B, Q, D] and [B, N, D] -> [B, Q, D]"""
         asked = self.q(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.kv(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(asked, key, value).transpose(1, 2).flatten(2)
+        result: Tensor = F.scaled_dot_product_attention(asked, key, value).transpose(1, 2).flatten(2)
+        return result
 
 
 class CrossAttentionBlock(nn.Module):
@@ -196,7 +197,8 @@ def join_clips(features: Tensor, clips: int) -> Tensor:
         return features
     if features.shape[1] % clips:
         raise SettingError(
-            f"model.attention.clips is {clips}, but a video has {features.shape[1]} view(s); set data.clip.clips to {clips}, and "
-            "data.views.segments too."
+            f"model.attention.clips is {clips}, but a video has {features.shape[1]} view(s); set data.clip.clips to {clips}, "
+            "and data.views.segments too."
         )
-    return features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)
+    result: Tensor = features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)
+    return result
