@@ -247,8 +247,8 @@ class Classification(Method):
             load_strictly(self, weights, self.init_from, may_miss=counters)
             other = attention_of_run(content.record.get("config"))
             if self.mode == "attentive" and other is not None:
-                heads = (one.heads_for(self.width, self.encoder_heads) for one in (self.attention_settings, other))
-                compare_heads(*heads, f"model.init_from names {self.init_from}")
+                own, theirs = (one.heads_for(self.width, self.encoder_heads) for one in (self.attention_settings, other))
+                compare_heads(own, theirs, f"model.init_from names {self.init_from}")
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
             if isinstance(self.network, VideoViT):
                 check_heads(self.init_from, "model.init_from", self.network.num_heads)

@@ -164,7 +164,7 @@ class AttentivePooler(nn.Module):
         if isinstance(self.cross, CrossAttentionBlock):
             self.cross.mlp.fc2.weight.data.div_((2 * max(1, before)) ** 0.5)
         for number, block in enumerate(self.query_blocks, 2):
-            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):  # type: ignore[union-attr]
+            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):
                 matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator, union-attr]
 
     def forward(self, tokens: Tensor) -> Tensor:
