@@ -15,7 +15,7 @@ Differences from the official code:
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -250,8 +250,8 @@ class Classification(Method):
             load_strictly(self, weights, self.init_from, may_miss=counters)
             other = attention_of_run(content.record.get("config"))
             if self.mode == "attentive" and other is not None:
-                heads = (one.heads_for(self.width, self.encoder_heads) for one in (self.attention_settings, other))
-                compare_heads(*heads, f"model.init_from names {self.init_from}")
+                own, theirs = (one.heads_for(self.width, self.encoder_heads) for one in (self.attention_settings, other))
+                compare_heads(own, theirs, f"model.init_from names {self.init_from}")
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
             if isinstance(self.network, VideoViT):
                 check_heads(self.init_from, "model.init_from", self.network.num_heads)
@@ -361,8 +361,10 @@ class Classification(Method):
     def pool(self, features: Tensor) -> Tensor:
         """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast. V-JEPA's probes, whose cost is not negligible,
         have the precision of the run, as published."""
-        probe = isinstance(self.attention, AttentivePooler)
-        with nullcontext() if probe else torch.autocast(features.device.type, enabled=False):
+        precision: AbstractContextManager[Any] = nullcontext()
+        if not isinstance(self.attention, AttentivePooler):
+            precision = torch.autocast(features.device.type, enabled=False)
+        with precision:
             pooled: Tensor = self.attention(self.standardise(self.fc_norm(features.float())))
             return F.normalize(pooled, dim=-1) if self.unit_features else pooled
 

@@ -43,7 +43,7 @@ class AttentiveSettings:
             channels for `single` or if the encoder has none.
         clips: clips of a video whose tokens are joined along time, so that the attention sees all of them at once; equal to
             data.clip.clips and data.views.segments. In training, the loss is averaged over the views of a video (copies of its
-            clips), in tests its views (crops) are merged as usual. No positions distinguish the clips, as published.
+            clips), in tests its views (crops) are merged as usual. As published, there are no positions of clips.
 
     Raises:
         SettingError: if a number is not positive, or `single` or `bare` has several blocks.
@@ -109,7 +109,8 @@ class CrossAttention(nn.Module):
         """[B, Q, D] and [B, N, D] -> [B, Q, D]"""
         asked = self.q(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.kv(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(asked, key, value).transpose(1, 2).flatten(2)
+        result: Tensor = F.scaled_dot_product_attention(asked, key, value).transpose(1, 2).flatten(2)
+        return result
 
 
 class CrossAttentionBlock(nn.Module):
@@ -163,7 +164,7 @@ class AttentivePooler(nn.Module):
         if isinstance(self.cross, CrossAttentionBlock):
             self.cross.mlp.fc2.weight.data.div_((2 * max(1, before)) ** 0.5)
         for number, block in enumerate(self.query_blocks, 2):
-            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):  # type: ignore[union-attr]
+            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):
                 matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator, union-attr]
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -199,4 +200,5 @@ def join_clips(features: Tensor, clips: int) -> Tensor:
             f"model.attention.clips is {clips}, but a video has {features.shape[1]} view(s); set data.clip.clips to {clips}, "
             "and data.views.segments too."
         )
-    return features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)
+    result: Tensor = features.unflatten(1, (clips, -1)).transpose(1, 2).flatten(2, 3)
+    return result

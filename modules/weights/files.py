@@ -126,7 +126,7 @@ def _only_probe(content: Any, setting: str, path: Path) -> Any:
         return content
     if len(probes) != 1:
         raise SettingError(
-            f"{setting} names {path}, which contains {len(probes)} probes; save the weights of one in a separate file."
+            f"{setting} names {path}, which contains {len(probes)} probes; save the weights of one of them in a separate file."
         )
     return probes[0]
 

@@ -54,7 +54,7 @@ def slow_attention(query: Tensor, tokens: Tensor, state: dict[str, Tensor], head
 @torch.no_grad()
 def test_the_query_is_not_normalised_and_the_tokens_are() -> None:
     torch.manual_seed(0)
-    pooler = AttentivePooler(12, 3, "vjepa")
+    pooler: Any = AttentivePooler(12, 3, "vjepa")
     for value in pooler.parameters():
         nn.init.normal_(value)
     state, tokens = pooler.state_dict(), torch.randn(2, 5, 12)
@@ -92,7 +92,7 @@ def test_further_blocks_act_on_the_query_or_on_the_tokens() -> None:
 @pytest.mark.parametrize(("form", "cross", "blocks"), [("vjepa", 1, (2, 3, 4)), ("vjepa2", 3, (1, 2, 3))])
 def test_initial_weights(form: Form, cross: int, blocks: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    pooler = AttentivePooler(96, 3, form, 4)
+    pooler: Any = AttentivePooler(96, 3, form, 4)
 
     def std(value: Tensor) -> float:
         return value.std().item() / 0.02
@@ -144,7 +144,7 @@ def test_loss_is_averaged_over_views_of_joined_clips(encoder: Callable[[], Any])
     assert logits.shape == (3, 2, 3)
     # Validation leaves the copies out.
     assert torch.allclose(method.clip_logits(batch, every=2), logits[:, :1], atol=1e-5)
-    # No positions distinguish the clips.
+    # There are no positions of clips, so their order does not matter.
     turned = batch.stream("video").data.unflatten(1, (2, 2)).flip(1).flatten(1, 2)
     batch.stream("video").data = turned
     assert torch.allclose(method.clip_logits(batch), logits, atol=1e-4)
@@ -176,7 +176,7 @@ def official(method: Classification, path: Path, version: Any, **more: Any) -> s
 @torch.no_grad()
 @pytest.mark.parametrize(("form", "version"), [("vjepa", 1), ("vjepa2", 2)])
 def test_official_probes_are_loaded_onto_an_encoder(form: Form, version: int, tmp_path: Path) -> None:
-    trained = probe(form)
+    trained: Any = probe(form)
     nn.init.normal_(trained.backbone.norm.bias)
     path, batch = official(trained, tmp_path / "probe.pt", version), video_batch(2, clips=CLIPS)
     encoder = tiny_vit()
@@ -193,12 +193,12 @@ def test_official_probes_are_loaded_onto_an_encoder(form: Form, version: int, tm
 
 
 def test_wrong_files(tmp_path: Path) -> None:
-    trained = probe("vjepa2")
+    trained: Any = probe("vjepa2")
     nn.init.normal_(trained.backbone.norm.bias)
     settings: dict[str, Any] = {"attention": AttentiveSettings("vjepa2"), "optim": OPTIM}
     state = {"module.pooler.query_tokens": torch.zeros(1, 1, 32)}
     several = official(trained, tmp_path / "several.pt", 2, classifiers=[state, state])
-    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one in a separate file"):
+    with pytest.raises(SettingError, match=r"contains 2 probes; save the weights of one of them in a separate file"):
         Classification(trained.backbone, 3, "attentive", init_from=several, **settings)
     with pytest.raises(SettingError, match="are not those of V-JEPA 1; choose the other version"):
         to_probe(trained.state_dict(), 1)

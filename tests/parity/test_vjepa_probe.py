@@ -71,7 +71,8 @@ def test_probe_of_vjepa() -> None:
 def test_probe_of_vjepa2() -> None:
     tensors, info = load_case("vjepa", "vjepa2_attentive_probe")
     state, settings = part(tensors, "state."), info["settings"]
-    assert len(build_probe(state, "vjepa2", settings["num_heads"])["attention"].token_blocks) == settings["depth"] - 1
+    pooler: Any = build_probe(state, "vjepa2", settings["num_heads"])["attention"]
+    assert len(pooler.token_blocks) == settings["depth"] - 1
     check_probe(tensors, state, "vjepa2", settings["num_heads"])
     check_round_trip(state, 2)
 
