@@ -106,7 +106,7 @@ def test_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch, ca
 
 
 USER_FILES = ("--model.backbone.checkpoint", "--model.text.checkpoint", "--model.tokenizer.vocabulary", "--model.init_from")
-USER_FILES += ("--model.paste.objects.root",)
+USER_FILES += ("--model.paste.objects.root", "--model.captions.file", "--model.captions.clip.checkpoint")
 """Settings with files that only users have; networks are built without them."""
 
 
