@@ -264,14 +264,14 @@ SHEETS = {
         lambda: images(2),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),
-        steps=384,
+        steps=64,
     ),
     "cropmae": Sheet(
         lambda: CropMAE(tower(), mask_ratio=0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
         lambda: images(1),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),
-        steps=384,
+        steps=64,
     ),
     "moco": Sheet(
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
@@ -326,11 +326,11 @@ SHEETS = {
         steps=192,
     ),
     "lvmae": Sheet(
-        lambda: LVMAE(SequenceTransformer(64, 4, 4, max_steps=64), ImportantSteps(0.5), DecoderSettings(2, 64, 4)),
+        lambda: LVMAE(SequenceTransformer(64, 2, 4, max_steps=64), ImportantSteps(), DecoderSettings(1, 64, 4), "cosine"),
         long_videos,
         ("segments", "predicted_segments", "cosines"),
         samples=(1,),
-        steps=384,
+        steps=64,
     ),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),

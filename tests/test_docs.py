@@ -106,7 +106,7 @@ def test_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch, ca
 
 
 USER_FILES = ("--model.backbone.checkpoint", "--model.text.checkpoint", "--model.tokenizer.vocabulary", "--model.init_from")
-USER_FILES += ("--model.paste.objects.root",)
+USER_FILES += ("--model.paste.objects.root", "--model.captions.clip.checkpoint")
 """Settings with files that only users have; networks are built without them."""
 
 
@@ -115,7 +115,9 @@ USER_FILES += ("--model.paste.objects.root",)
 def test_commands_build(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     write_clip_file(tmp_path / "clip.pt", patch=16, side=224)
-    words = [str(tmp_path / "clip.pt") if word == "ViT-B-16.pt" else word for word in shlex.split(command)[1:]]
+    (tmp_path / "captions.txt").write_text("a dog runs\n")
+    files = {"ViT-B-16.pt": str(tmp_path / "clip.pt"), "captions.txt": str(tmp_path / "captions.txt")}
+    words = [files.get(word, word) for word in shlex.split(command)[1:]]
     for name in USER_FILES:
         if name in words:
             words[words.index(name) + 1] = "null"

@@ -26,8 +26,8 @@ Outputs, losses and gradients agree with the official code, given its tensors (t
 * with several processes, the mean is over the hidden segments of all of them.
 
 The paper's videos have random lengths of 10 s to 1280 s. The official loader reads complete files, and cuts only those that
-are longer than the maximum, at a random place; `shortest` also draws random lengths. Where the paper draws them could not be
-verified.
+are longer than the maximum, at a random place; `shortest` also draws random lengths (parts of fewer than five segments are
+repeated like short files). Where the paper draws them could not be verified.
 """
 
 from dataclasses import dataclass

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from modules.layers.drawing.streams import CURVE_COLOURS, shades, steps_at
 
-SIDE, BARS, EDGE = 224, 112, 8
-"""Side of a matrix, height of bars, and width of the edge that marks hidden steps, in pixels."""
+SIDE, EDGE = 224, 8
+"""Side of a matrix and height of bars, and width of the edge that marks hidden steps, in pixels."""
 VISIBLE, HIDDEN = CURVE_COLOURS[:2]
 EMPTY, OTHER = (240, 240, 240), (0, 0, 0)
 
@@ -54,19 +54,19 @@ def draw_bars(values: Tensor, others: Tensor, valid: Tensor, hidden: Tensor) -> 
         hidden: bool [B, S]
 
     Returns:
-        uint8 [B, 1, BARS + EDGE, SIDE, 3]
+        uint8 [B, 1, SIDE + EDGE, SIDE + EDGE, 3], with the columns of `draw_similarity`.
     """
-    pictures, level = [], 1 - torch.arange(BARS)[:, None] / (BARS - 1)
+    pictures, level = [], 1 - torch.arange(SIDE)[:, None] / (SIDE - 1)
     for value, other, own, marked in zip(*(part.cpu() for part in (values, others, valid, hidden)), strict=True):
-        picture = torch.full((BARS, SIDE, 3), 255, dtype=torch.uint8)
+        picture = torch.full((SIDE, SIDE, 3), 255, dtype=torch.uint8)
         value, other, marked = value[own], other[own], marked[own]
         if len(marked):
             place = steps_at(len(marked), SIDE)
             at = marked[place]
             picture[:, at] = torch.tensor(EMPTY, dtype=torch.uint8)
             picture[at & (level <= value[place])] = torch.tensor(HIDDEN, dtype=torch.uint8)
-            picture[at & ((level - other[place].clamp(0, 1)).abs() < 1 / BARS)] = torch.tensor(OTHER, dtype=torch.uint8)
-        pictures.append(torch.cat([picture, _marks(marked, EDGE)]))
+            picture[at & ((level - other[place].clamp(0, 1)).abs() < 1 / SIDE)] = torch.tensor(OTHER, dtype=torch.uint8)
+        pictures.append(F.pad(torch.cat([picture, _marks(marked, EDGE)]), (0, 0, EDGE, 0), value=255))
     return torch.stack(pictures)[:, None]
 
 
