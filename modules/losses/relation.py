@@ -49,7 +49,7 @@ def token_relation_loss(
         )
     frames, tokens = student.shape[1:3]
     if pairs == "spatial":
-        # Each frame is a sample of its own, so the cosines of unlike frames are not computed.
+        # Each frame is a separate sample, so the cosines of unlike frames are not computed.
         return _relate(student.flatten(0, 1), teacher.flatten(0, 1), margin, "all", None, None, block)
     frame = torch.arange(frames, device=student.device).repeat_interleave(tokens).expand(len(student), -1)
     return _relate(student.flatten(1, 2), teacher.flatten(1, 2), margin, pairs, frame, None, block)
