@@ -23,7 +23,7 @@ of VideoMAE's recipe. Everything below is our choice:
 * NT-Xent is SimCLR's with temperature 0.07, the mean over both directions; negatives are from all processes; all terms have
   weight 1;
 * the augmented copy shows the same frames and places, mirrored or not, with the colours and the blur of `PairAugmentation`, and
-  has its own mask; only the original clip is reconstructed;
+  has a separate mask; only the original clip is reconstructed;
 * the image branch is trained with the same rate; its decoder is MAE's (512 wide, 8 blocks), with fixed position codes.
 
 In validation, each process only compares its own clips. With gradient accumulation, negatives are those of one of the
