@@ -272,7 +272,8 @@ def test_prediction_targets_only_show_what_moves() -> None:
     assert not moved.any()
     rest = DEVIATIONS.of_tokens(clip, places, grid)[0].view(8, 2, 16, 3)
     assert torch.allclose(rest[[0, 4]].mean((0, 1)), torch.tensor(0.0), atol=1e-6)
-    assert not rest[[1, 2, 3, 5, 6, 7]].any()
+    assert rest[[1, 2, 3, 5, 6, 7]].abs().max() < 1e-6
+    assert rest[4, 1].mean() > 0.1
 
 
 def test_phases_of_long_videos() -> None:

@@ -24,7 +24,7 @@ GFLOP/s with such small matrices.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -75,7 +75,7 @@ TITLES: dict[World, dict[str, str]] = {
 }
 """Rows of each kind of data; those of `chosen` are the best of the search."""
 CLASSES = {"objects": len(MOTION_CLASSES), "grounds": len(MOTION_CLASSES), "utd": len(ACTIONS)}
-READ = {"linear": linear_accuracy, "kNN": knn_accuracy}
+READ: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], float]] = {"linear": linear_accuracy, "kNN": knn_accuracy}
 RAW_SIDE = 16
 """Side of raw frame differences, in pixels."""
 EVERY = 2

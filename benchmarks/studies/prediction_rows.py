@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from modules.backbones.vit.predictor import PredictorSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.backbones.vit.vjepa_vit import VJEPAViT
 from modules.core.preprocessing import IMAGENET, Normalisation
-from modules.core.tokens import Grid, gather_rounds, patchify
+from modules.core.tokens import Grid, patchify
 from modules.layers.relations import RelationSettings
-from modules.layers.targets import EncoderTarget, PixelTarget
+from modules.layers.targets import EncoderTarget, PixelTarget, Target
 from modules.masks.base import MaskGenerator
 from modules.masks.clip import TemporalMask
 from modules.masks.tokens import RandomMask, TubeMask
@@ -69,32 +70,27 @@ class Size(SigmaSize):
     long_lr: float = 1e-3
 
 
-class DifferenceTarget(PixelTarget):
-    """The difference of each pixel from the frame before, in units of the range of pixels; 0 in the first frame.
+class ChangeTarget(Target):
+    """How pixels differ from a reference, in units of their range, so that what does not move is 0.
 
     Args:
-        normalise: normalise each cube by its own statistics.
+        reference: the frame `before` (the first frame has differences of 0), or the `mean` over the clip.
     """
 
-    @torch.no_grad()
-    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """See `Target.of_tokens`."""
-        moved = clip.float().diff(dim=1, prepend=clip[:, :1].float()) / 255
-        return self._values(gather_rounds(patchify(moved.permute(0, 4, 1, 2, 3), grid), places), 1)
+    def __init__(self, reference: Literal["before", "mean"]) -> None:
+        self.reference = reference
 
-
-class DeviationTarget(PixelTarget):
-    """The difference of each pixel from its mean over the clip, in units of the range of pixels: what does not move is 0.
-
-    Args:
-        normalise: normalise each cube by its own statistics.
-    """
+    def dim(self, grid: Grid) -> int:
+        """Three values per pixel of a cube."""
+        return 3 * grid.token_pixels
 
     @torch.no_grad()
-    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """See `Target.of_tokens`."""
-        rest = (clip.float() - clip.float().mean(1, keepdim=True)) / 255
-        return self._values(gather_rounds(patchify(rest.permute(0, 4, 1, 2, 3), grid), places), 1)
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.__call__`."""
+        pixels = normalisation.restore(video.float())
+        before = torch.cat([pixels[:, :, :1], pixels[:, :, :-1]], 2)
+        reference = before if self.reference == "before" else pixels.mean(2, keepdim=True)
+        return patchify(pixels - reference, grid).transpose(2, 3).flatten(2)
 
 
 Teacher = Callable[[], VideoViT]
@@ -127,8 +123,8 @@ AGREEMENT: dict[str, tuple[str, float | str]] = {
 }
 
 
-def pixels(target: PixelTarget, mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Method:
-    """VideoMAE with any target of pixels and any mask."""
+def pixels(target: Target, mask: MaskGenerator, size: Size, seed: int, teacher: Teacher) -> Method:
+    """VideoMAE with any target and mask."""
     return VideoMAE(encoder(size, seed), target, mask, decoder=DecoderSettings(1))
 
 
@@ -183,7 +179,7 @@ def smile(ratio: float, size: Size, seed: int, teacher: Teacher) -> Method:
 OTHER = 10_000
 """Added to the seed of random weights that are not those of the row."""
 NORMALISED, PLAIN = PixelTarget(normalise=True), PixelTarget(normalise=False)
-DIFFERENCES, DEVIATIONS = DifferenceTarget(normalise=False), DeviationTarget(normalise=False)
+DIFFERENCES, DEVIATIONS = ChangeTarget("before"), ChangeTarget("mean")
 HALF = TubeMask(0.5)
 SLOW = 0.25
 """Factor of the rate of methods with learned targets: at the rate of pixels, SIGMA's branches may never agree."""
