@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn, zeros
 
 from modules.backbones.vit.blocks import layer_norm
-from modules.backbones.vit.vjepa_vit import init_jepa
+from modules.backbones.vit.vjepa_vit import init_jepa, rescale_blocks
 from modules.core.errors import SettingError, check_positive, given
 
 Form = Literal["single", "bare", "vjepa", "vjepa2"]
@@ -163,9 +163,7 @@ class AttentivePooler(nn.Module):
         init_jepa(self, self.token_blocks, rescale=True)
         if isinstance(self.cross, CrossAttentionBlock):
             self.cross.mlp.fc2.weight.data.div_((2 * max(1, before)) ** 0.5)
-        for number, block in enumerate(self.query_blocks, 2):
-            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):
-                matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator, union-attr]
+        rescale_blocks(self.query_blocks, first=2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, D]"""

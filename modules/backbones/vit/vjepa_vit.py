@@ -104,9 +104,16 @@ def init_jepa(module: nn.Module, blocks: nn.ModuleList, rescale: bool) -> None:
             nn.init.trunc_normal_(part.weight, std=0.02)
             nn.init.zeros_(part.bias)
     if rescale:
-        for number, block in enumerate(blocks, 1):
-            for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):  # type: ignore[union-attr]
-                matrix.data.div_((2 * number) ** 0.5)  # type: ignore[operator]
+        rescale_blocks(blocks)
+
+
+def rescale_blocks(blocks: nn.ModuleList, first: int = 1) -> None:
+    """Divide the last matrices of attention and MLP of each block by the root of twice its number, counted from `first`."""
+    for number, block in enumerate(blocks, first):
+        attention: Any = block.attn
+        mlp: Any = block.mlp
+        for matrix in (attention.proj.weight, mlp.fc2.weight):
+            matrix.data.div_((2 * number) ** 0.5)
 
 
 class VJEPAViT(VideoViT):
