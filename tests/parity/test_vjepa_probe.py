@@ -90,7 +90,7 @@ def build_classifier(tensors: dict[str, Tensor], sizes: dict[str, Any], clips: i
         mlp_ratio=4,
         codes="sincos" if sizes["uniform_power"] else "sincos_half",
     )
-    load_strictly(backbone, encoder_weights(part(tensors, "state.encoder.")), "case")
+    load_strictly(backbone, encoder_weights(part(tensors, "state.encoder.")), "case", ("code_number",))
     classifier = Classification(
         backbone, sizes["classes"], "attentive", attention=AttentiveSettings("vjepa", clips=clips)
     ).eval()
