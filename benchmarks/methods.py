@@ -19,6 +19,7 @@ from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.image_towers import PatchTokens
+from modules.backbones.sequence.transformer import SequenceTransformer
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
@@ -34,12 +35,14 @@ from modules.core.randomness import device_generator
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.targets import InputPixelTarget, PixelTarget, TowerTarget
 from modules.masks.clip import UniformMask
+from modules.masks.sequences import ImportantSteps
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cropmae import CropMAE
 from modules.methods.crossvideomae import CrossVideoMAE
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
+from modules.methods.lvmae import LVMAE
 from modules.methods.moco import MoCo
 from modules.methods.odd_one_out import OddOneOut
 from modules.methods.opn import OPN
@@ -68,6 +71,8 @@ Precision = Literal["32", "bf16"]
 SHARE = {"micro": 1 / 16, "tiny": 1 / 4, "small": 1 / 2, "base": 1.0, "large": 1.0}
 """Width of networks without presets, relative to the recipes."""
 ADAMW = AdamWSettings(betas=(0.9, 0.95))
+FEATURES = 1024
+"""Width of LVMAE's features."""
 
 
 def tower(size: Size, normalise: bool) -> TowerTarget:
@@ -125,6 +130,13 @@ def locomotion(size: Size) -> LocoMotion:
     return LocoMotion(BEiTVideo(size), text, TokenizerSettings(max_tokens=32))
 
 
+def lvmae(size: Size) -> LVMAE:
+    """On features of width 1024, projected to the encoder's width, with the depth of its preset (32 in the recipe)."""
+    preset = PRESETS[size]
+    backbone = SequenceTransformer(preset.embed_dim, preset.depth, preset.num_heads, input_dim=FEATURES)
+    return LVMAE(backbone, ImportantSteps(), DecoderSettings(8, 512, 16), optim=ADAMW)
+
+
 def skeletons(size: Size) -> SkeletonContrast:
     """Between sequences and graphs."""
     return SkeletonContrast(BiGRU(int(1024 * SHARE[size])), AGCN(int(64 * SHARE[size])))
@@ -150,6 +162,7 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "RotNet": lambda size: RotNet(cnn(size)),
     "SiamMAE": lambda size: SiamMAE(images(size)),
     "CropMAE": lambda size: CropMAE(images(size)),
+    "LVMAE": lvmae,
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
@@ -180,6 +193,8 @@ def random_batch(name: str, count: int, device: torch.device) -> Batch:
         count = max(2, count)
     if name == "SkeletonContrast":
         return unlabelled(torch.randn(count, 2, 3, 64, JOINTS, PERSONS, device=device), "skeleton")
+    if name == "LVMAE":
+        return unlabelled(torch.randn(count, 1, 256, FEATURES, device=device), "feature")
     clips, frames, side = CLIPS.get(name, (1, 16, 224))
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
     return unlabelled(video)

@@ -286,9 +286,9 @@ def test_no_command_is_left_out() -> None:
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
     tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))
-    # Those of label propagation and of long videos are run in tests/downstream.
+    # Those of label propagation, long videos and attentive probes are run in tests/downstream.
     tested += ("python main.py test --config configs/propagation/davis2017.yaml",)
-    tested += tuple(f"python main.py fit --config configs/{name}.yaml" for name in ("lvmae", "attentive/long_videos"))
+    tested += tuple(f"python main.py fit --config configs/{name}" for name in ("lvmae.yaml", "attentive/"))
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

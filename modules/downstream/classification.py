@@ -168,7 +168,8 @@ class Classification(Method):
         self.attention: nn.Module = nn.Identity()
         self.standardise: nn.Module = nn.Identity()
         if attention != AttentiveSettings() and (mode != "attentive" or kind == "feature"):
-            raise SettingError(f"model.attention is for model.mode attentive of videos, not {mode} of {kind}s; leave it out.")
+            other = mode if mode != "attentive" else "for sequences of features"
+            raise SettingError(f"model.attention is for model.mode attentive, not {other}; leave it out.")
         self.attention_settings, self.joined_clips = attention, attention.clips
         if mode == "attentive" and kind == "feature":
             self.attention = ClassTokenAttention(width)

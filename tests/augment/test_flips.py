@@ -159,10 +159,11 @@ def test_a_recipe_of_kinetics_with_other_data_by_name(
 
 
 def test_recipes_leave_flips_to_the_data() -> None:
-    """Except for Something-Something, as stated in the paper."""
+    """Except for Something-Something, as stated in the paper, and V-JEPA's probes (official code)."""
     texts = {path.name: path.read_text() for path in (ROOT / "configs").rglob("*.yaml") if "flip:" in path.read_text()}
     kept = {name for name, text in texts.items() if "flip: null" not in text}
-    assert kept == {"ssv2.yaml", "ssv2_fewshot.yaml"}
+    probes = {"vjepa_kinetics400.yaml", "vjepa_ssv2.yaml", "vjepa2_ssv2.yaml"}
+    assert kept == {"ssv2.yaml", "ssv2_fewshot.yaml"} | probes
     assert all("flip: 0," in texts[name] for name in kept)
 
 

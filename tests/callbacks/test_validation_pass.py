@@ -103,7 +103,8 @@ def test_the_check_before_training_asks_for_nothing(tmp_path: Path) -> None:
 def test_nothing_is_kept_beyond_a_validation_or_a_run(tmp_path: Path) -> None:
     class Look(lightning.Callback):
         def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-            kept.append(probe_sets(trainer)._validation.samples + (probe_sets(trainer)._bank is not None))
+            sets = probe_sets(trainer)
+            kept.append(sum(share.samples for share in sets._validation.values()) + (sets._bank is not None))
 
     kept: list[int] = []
     _, trainer = run(tmp_path, [OnlineKNN(k=3), Look()])

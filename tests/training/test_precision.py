@@ -65,7 +65,7 @@ def test_two_steps_and_a_validation(case: Case, tmp_path: Path) -> None:
     assert trainer.callback_metrics["val/loss"].isfinite()
     low = [name for name, value in method.named_parameters() if value.dtype == torch.bfloat16]
     assert all(name.endswith(("weight", "bias")) for name in low)
-    transformers = ("VideoViT", "SpacetimeViT", "VJEPAViT", "BEiTVideo", "FrameTower")
+    transformers = ("VideoViT", "SpacetimeViT", "VJEPAViT", "BEiTVideo", "FrameTower", "SequenceTransformer")
     assert bool(low) == any(part in repr(method) for part in transformers)
     # Only the head of a linear classifier is trained.
     moved = [name for name, value in method.state_dict().items() if not torch.equal(value, before[name].to(value.dtype))]

@@ -116,6 +116,20 @@ def rescale_blocks(blocks: nn.ModuleList, first: int = 1) -> None:
             matrix.data.div_((2 * number) ** 0.5)
 
 
+def check_codes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Compare the positions of a network with those that weights were trained with, before these are loaded.
+
+    Raises:
+        SettingError: if they are of another kind.
+    """
+    number, own = state_dict.get(f"{prefix}{CODE_NUMBER}"), module.code_kind
+    if number is not None and KINDS[int(number)] != own:
+        raise SettingError(
+            f"The weights were trained with positions of the kind {KINDS[int(number)]}, but model.backbone.codes is {own}; set "
+            f"it to {KINDS[int(number)]}."
+        )
+
+
 class VJEPAViT(VideoViT):
     """Video vision transformer of V-JEPA and V-JEPA 2 (encoder).
 
@@ -190,6 +204,7 @@ class VJEPAViT(VideoViT):
         self.code_kind = codes
         # In the weights, so that they are not used with other positions.
         self.register_buffer(CODE_NUMBER, torch.tensor(KINDS.index(codes)))
+        self.register_load_state_dict_pre_hook(check_codes)  # type: ignore[no-untyped-call]
         self.rescales = codes in ROTARY if rescale_init is None else rescale_init
         rates = drop_path_rates(drop_path, len(self.blocks))
         self.blocks = make_jepa_blocks(codes, self.embed_dim, self.num_heads, self.mlp_ratio, rates)
@@ -230,20 +245,6 @@ class VJEPAViT(VideoViT):
     def adopt(self, origin: Origin) -> list[str]:
         """See `VideoViT.adopt`. Rotary positions need no sizes of earlier clips."""
         return PixelInput.adopt(self, origin) if self.code_kind in ROTARY else super().adopt(origin)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """See `nn.Module`.
-
-        Raises:
-            SettingError: if the weights were trained with positions of another kind.
-        """
-        number = state_dict.get(f"{prefix}{CODE_NUMBER}")
-        if number is not None and int(number) != KINDS.index(self.code_kind):
-            raise SettingError(
-                f"The weights were trained with positions of the kind {KINDS[int(number)]}, but model.backbone.codes is "
-                f"{self.code_kind}; set it to {KINDS[int(number)]}."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def codes(self, grid: Grid) -> Tensor:
         """See `VideoViT.codes`; empty for rotary positions."""
