@@ -317,8 +317,11 @@ class ResumableLoader(DataLoader):
         """After an error, discard all workers if any has died; otherwise raise the error again."""
         started = workers(self)
         if started:
-            # A process closes its pipes a moment before it counts as dead.
-            wait([worker.sentinel for worker in started], timeout=1)
+            ended = wait([worker.sentinel for worker in started], timeout=1)
+            # A process closes its pipes, of which the sentinel is one, before it counts as dead.
+            for worker in started:
+                if worker.sentinel in ended:
+                    worker.join(1)
         deaths = {number: worker.exitcode for number, worker in enumerate(started) if worker.exitcode is not None}
         # The message of torch if a worker dies while workers are being started.
         if not deaths and (started or "DataLoader worker" not in str(error)):

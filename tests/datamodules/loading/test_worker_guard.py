@@ -167,6 +167,23 @@ def test_workers_that_die_for_no_known_reason_stop_the_run(tmp_path: Path) -> No
         next(iter(loader))
 
 
+def close_pipes_and_end_later() -> None:
+    """What a crash looks like from outside, if the system takes time to end the process."""
+    os.closerange(3, 1000)
+    time.sleep(0.3)
+    os._exit(3)
+
+
+@pytest.mark.filterwarnings("ignore:A worker process died")
+def test_a_worker_whose_pipes_are_closed_already_counts_as_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = deadly_loader("none", tmp_path, times=0)
+    worker = multiprocessing.Process(target=close_pipes_and_end_later)
+    worker.start()
+    monkeypatch.setattr("datamodules.loading.loader.workers", lambda loader: [worker])
+    loader._bury(ConnectionResetError())
+    assert loader._deaths == [False]
+
+
 class Failing(Dataset[Tensor]):
     """A mistake in a data set, which does not count as a death."""
 
