@@ -46,7 +46,7 @@ class Size(SigmaSize):
         recorded_frames: frames of a clip of a recording.
         recorded_steps: optimiser steps on recordings.
         margin: pixels by which decoded recordings are larger than the clips, which are random crops of them.
-        momentum: momentum of V-JEPA's target encoder.
+        momentum: momentum of V-JEPA's target encoder, where its published schedule starts.
         long_videos: long videos that train LV-MAE and its probe.
         long_tests: unseen long videos.
         long_steps: optimiser steps of LV-MAE.
@@ -62,7 +62,7 @@ class Size(SigmaSize):
     recorded_frames: int = 16
     recorded_steps: int = 250
     margin: int = 2
-    momentum: float = 0.99
+    momentum: float = 0.998
     long_videos: int = 768
     long_tests: int = 384
     long_steps: int = 400
