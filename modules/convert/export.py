@@ -133,7 +133,8 @@ def attention_of(source: Source, weights: dict[str, Tensor]) -> AttentiveSetting
     if not any(key.startswith("attention.") for key in weights):
         return None
     known = attention_of_run(source.passport["config"])
-    if known is None and "attention.latent" not in weights:
+    # Of the others, only attention with a query of its own has any number of heads.
+    if known is None and "attention.query" in weights:
         raise SettingError(
             f"No file with {source.path} states the heads of its attention; pass the run's config.yaml with --run_config."
         )

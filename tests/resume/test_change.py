@@ -1,6 +1,7 @@
 """Runs that resume with another batch size, accumulation or length keep their position in the data and in the schedule."""
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -504,6 +505,7 @@ PARTS = [(4, 1, 1, 7), (8, 2, 1, 1), (2, 1, 3, 6), (4, 1, 1, None)]
 @pytest.mark.parametrize("method", [case.name for case in METHODS + DOWNSTREAM])
 def test_methods_go_on_with_other_batches_and_processes(method: str, tmp_path: Path) -> None:
     videos, seen = write_videos(tmp_path / "videos"), Seen()
+    epoch_steps: list[int] = []
     for number, (batch, world, accumulate, stop) in enumerate(PARTS):
         folder = tmp_path / "run"
         part = runs.Run(method, folder, videos, accumulate, world=world, batch=batch, stop_after=stop)
@@ -518,6 +520,7 @@ def test_methods_go_on_with_other_batches_and_processes(method: str, tmp_path: P
                 # Written before its batch ends.
                 seen.steps.append((count + 1, content))
             count += kind == "batch"
+        epoch_steps += [math.ceil(20 // batch / accumulate)] * (len(seen.steps) - len(epoch_steps))
         for together in zip(*batches, strict=True):
             seen.batches.append((together[0][4], [row for one in together for row in one[0]]))
         for path in folder.glob("diary*.jsonl"):
@@ -530,6 +533,6 @@ def test_methods_go_on_with_other_batches_and_processes(method: str, tmp_path: P
     checkpoint = torch.load(tmp_path / "run" / LAST, weights_only=True)
     settings = next(case for case in METHODS + DOWNSTREAM if case.name == method).build().optim_settings
     factor = settings.factor(0, runs.EPOCHS, settings.min_lr / settings.base_lr)
-    for done, rate in seen.factors(20):
-        expected = factor(int(done) if settings.per_epoch else done)
+    for (done, rate), steps in zip(seen.factors(20), epoch_steps, strict=True):
+        expected = factor(int(done) if settings.per_epoch else done + settings.ahead / steps)
         assert rate == pytest.approx(checkpoint["schedule"]["peak"] * expected), done

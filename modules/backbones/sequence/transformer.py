@@ -152,7 +152,7 @@ class SequenceTransformer(Layered, nn.Module):
         tokens = self.project(sequence) + self.positions_of(sequence.shape[1])[:, 1:]
         if visible is not None:
             tokens = gather_tokens(tokens, visible)
-        return torch.cat([self.cls_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1)
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
 
     def encode(self, sequence: Tensor, valid: Tensor, visible: Tensor | None = None) -> Tensor:
         """The encoded class token and visible steps; padding is 0.
