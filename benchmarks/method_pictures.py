@@ -330,7 +330,7 @@ SHEETS = {
         long_videos,
         ("segments", "predicted_segments", "cosines"),
         samples=(1,),
-        steps=64,
+        steps=640,
     ),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),

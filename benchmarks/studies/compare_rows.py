@@ -38,12 +38,13 @@ class Row(NamedTuple):
 
 LATER = "measured in the study of order and contrast, see learning.md"
 PAIRS = "measured in the study of masks and pairs, see learning.md"
+PREDICTION = "measured in the study of prediction, see learning.md"
 UNMEASURED = "not measured yet"
 TOWER = "not measured, needs the weights of a published image tower"
 ROWS = (
     Row("videomae", "VideoMAE", "VideoViT", "videomae"),
     Row("videomae_v2", "VideoMAE V2", "VideoViT", "videomae"),
-    Row("videomae_relations", "VideoMAE with relations", "", "videomae", UNMEASURED),
+    Row("videomae_relations", "VideoMAE with relations", "", "videomae", PREDICTION),
     Row("stmae", "STMAE", "", "stmae", PAIRS),
     Row("smile", "SMILE (pixels)", "VideoViT", "smile"),
     Row("smile_clip", "SMILE (CLIP)", "VideoViT", "smile", TOWER),
@@ -51,9 +52,9 @@ ROWS = (
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("siammae", "SiamMAE", "", "siammae", PAIRS),
     Row("cropmae", "CropMAE", "", "cropmae", PAIRS),
-    Row("vjepa", "V-JEPA", "", "vjepa", UNMEASURED),
+    Row("vjepa", "V-JEPA", "", "vjepa", PREDICTION),
     Row("vjepa2", "V-JEPA 2", "", "vjepa", UNMEASURED),
-    Row("crossvideomae", "CrossVideoMAE", "", "crossvideomae", UNMEASURED),
+    Row("crossvideomae", "CrossVideoMAE", "", "crossvideomae", PREDICTION),
     Row("lvmae", "LVMAE", "", "lvmae", "cannot be measured on videos, takes sequences of features"),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "", "rspnet", LATER),
