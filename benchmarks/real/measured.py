@@ -146,17 +146,15 @@ def ranked(trials: Iterable[Trial], method: str) -> list[Trial]:
     return sorted(own, key=lambda trial: math.inf if trial.score is None else -trial.score)
 
 
-def check_titles(trials: Iterable[Trial], results: Iterable[Result], titles: Titles) -> None:
+def check_titles(methods: Iterable[str], titles: Titles) -> None:
     """Refuse rows that no table would show.
 
     Raises:
         SettingError: if a file has a method without a title.
     """
-    unknown = sorted({one.method for one in (*trials, *results)} - set(titles))
+    unknown = ", ".join(sorted(set(methods) - set(titles)))
     if unknown:
-        raise SettingError(
-            f"--results has rows of {', '.join(unknown)}, which are no methods of this study; remove these rows."
-        )
+        raise SettingError(f"--results has rows of {unknown}, unknown to this study; remove them.")
 
 
 def _differences(scores: Scores) -> Scores:

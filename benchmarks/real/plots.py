@@ -1,6 +1,7 @@
 """Plots of the study of real motion: labels against accuracy, and the trials of each search against validation."""
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from modules.feature_map.colours import FEW, GREY
 FINETUNE = "finetune "
 # The seventh, yellow, is hard to see on white.
 COLOURS = FEW[:6]
+HEADING = 14
 PALE = (140, 140, 140)
 Colour = str | tuple[int, int, int]
 Place = tuple[float, float]
@@ -31,12 +33,11 @@ class Sheet:
         self._image = Image.new("RGB", (round(SCALE * width), round(SCALE * height)), "white")
         self._canvas = ImageDraw.Draw(self._image)
 
-    def text(
-        self, place: Place, text: str, size: int = 12, colour: Colour = TEXT, anchor: str = "lm", bold: bool = False
-    ) -> None:
-        """Write a line."""
+    def text(self, place: Place, text: str, size: int = 12, colour: Colour = TEXT, anchor: str = "lm") -> None:
+        """Write a line; headings, which are larger, are bold."""
         font = ImageFont.load_default(SCALE * size)
-        self._canvas.text((SCALE * place[0], SCALE * place[1]), text, colour, font, anchor, stroke_width=int(bold))
+        stroke = int(size >= HEADING)
+        self._canvas.text((SCALE * place[0], SCALE * place[1]), text, colour, font, anchor, stroke_width=stroke)
 
     def line(self, start: Place, end: Place, colour: Colour, width: float = 1.0, dash: float = 0.0) -> None:
         """Draw a line, with a dash in pieces of this length and gaps of the same length."""
@@ -58,7 +59,8 @@ class Sheet:
         """The picture."""
         stream = io.BytesIO()
         size = (self._image.width * 3 // 4, self._image.height * 3 // 4)
-        self._image.resize(size, Image.Resampling.LANCZOS).save(stream, "PNG", optimize=True)
+        # Few colours suffice for lines and letters, and make smaller files.
+        self._image.resize(size, Image.Resampling.LANCZOS).quantize(128).save(stream, "PNG", optimize=True)
         return stream.getvalue()
 
 
@@ -91,7 +93,7 @@ def curves(titles: Titles, scores: Mapping[str, Sequence[Scores]], network: str)
 
 
 def draw_labels(titles: Titles, scores: Mapping[str, Sequence[Scores]]) -> bytes | None:
-    """A panel for each network: percent of the labels against accuracy, a curve for each row, lines from lowest to highest seed.
+    """A panel for each network: percent of the labels against accuracy, a curve for each row, bars over all seeds.
 
     Returns:
         PNG; None if nothing was fine-tuned
@@ -100,7 +102,7 @@ def draw_labels(titles: Titles, scores: Mapping[str, Sequence[Scores]]) -> bytes
     panels = {network: found for network in networks if (found := curves(titles, scores, network))}
     if not panels:
         return None
-    width, plot, left, top, line = 420, 300, 56, 44, 20
+    width, plot, left, top, line = 420, 340, 56, 44, 20
     longest = max(map(len, panels.values()))
     sheet = Sheet(width * len(panels), top + plot + 56 + line * longest + 14)
     for number, (network, found) in enumerate(panels.items()):
@@ -122,20 +124,20 @@ def _labels_panel(sheet: Sheet, corner: Place, size: Place, network: str, found:
     def up(value: float) -> float:
         return top + height * (1 - value / max(highest, 10))
 
-    sheet.text((left - 40, top - 24), network, 14, bold=True)
+    sheet.text((left - 36, top - 24), f"{network}: accuracy (percent)", HEADING)
     for mark in range(0, max(highest, 10) + 1, 10):
         sheet.line((left, up(mark)), (left + width, up(mark)), FAINT)
         sheet.text((left - 8, up(mark)), str(mark), 11, anchor="rm")
     for share in shares:
         sheet.line((across(share), top), (across(share), top + height), FAINT)
         sheet.text((across(share), top + height + 12), f"{share:g} %", 11, anchor="mm")
-    sheet.text((left + width / 2, top + height + 30), "labels (percent), against accuracy (percent)", 11, anchor="mm")
+    sheet.text((left + width / 2, top + height + 30), "labelled clips (percent of all)", 11, anchor="mm")
     for number, curve in enumerate(found):
         # Aside, so that the lines of equal shares do not cover each other.
-        aside = 3.0 * (number - (len(found) - 1) / 2)
+        aside = 2.5 * (number - (len(found) - 1) / 2)
         places = {share: across(share) + aside for share in curve.points}
         means = [(places[share], up(sum(values) / len(values))) for share, values in curve.points.items()]
-        for start, end in zip(means, means[1:], strict=False):
+        for start, end in itertools.pairwise(means):
             sheet.line(start, end, curve.colour, 2, dash=6 if curve.dashed else 0)
         for share, values in curve.points.items():
             sheet.line((places[share], up(min(values))), (places[share], up(max(values))), curve.colour, 1.5)
@@ -179,7 +181,7 @@ def draw_trials(titles: Titles, trials: Sequence[Trial]) -> bytes | None:
     for network, keys in groups.items():
         base = [one.score for one in scored if baseline(one.method) == "untrained" and titles[one.method][1] == network]
         first, last = y + top, y + top + line * len(keys)
-        sheet.text((12, y + 18), network, 14, bold=True)
+        sheet.text((12, y + 18), network, HEADING)
         for mark in range(low, high + 1, 5):
             sheet.line((across(mark), first), (across(mark), last), FAINT)
             sheet.text((across(mark), last + 12), str(mark), 11, anchor="mm")

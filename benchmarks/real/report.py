@@ -1,7 +1,7 @@
 """The page of the study of real motion, made from its two result files alone: tables, verdicts in numbers, and two plots."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -85,10 +85,10 @@ class Study(NamedTuple):
         return self.titles[key][0]
 
 
-def counted(found: list[Scores], column: str) -> str:
-    """A cell with mean and spread, and the number of seeds if they are few."""
-    text, seeds = cell(found, column), sum(column in scores for scores in found)
-    return f"{text}, {seeds} seed{'s' * (seeds > 1)}" if text and seeds < SEEDS else text
+def seeds_of(found: list[Scores], measures: Iterable[str]) -> str:
+    """Text that says how many seeds measures have; empty if all have enough."""
+    counts = sorted({count for measure in measures if (count := sum(measure in scores for scores in found))})
+    return f", {' or '.join(map(str, counts))} seed{'s' * (counts[-1] > 1)}" if counts and counts[0] < SEEDS else ""
 
 
 def table(study: Study, columns: Mapping[str, str], complete: bool = False) -> str:
@@ -104,9 +104,10 @@ def table(study: Study, columns: Mapping[str, str], complete: bool = False) -> s
     """
     lines = ["| | network | " + " | ".join(columns.values()) + " |", "|---|---" + "|---:" * len(columns) + "|"]
     for key in ordered(study.titles):
-        cells = [counted(study.found(key), measure) for measure in columns]
+        found, (title, network) = study.found(key), study.titles[key]
+        cells = [cell(found, measure) for measure in columns]
         if complete or any(cells):
-            lines.append(f"| {study.title(key)} | {study.titles[key][1]} | " + " | ".join(cells) + " |")
+            lines.append(f"| {title}{seeds_of(found, columns)} | {network} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if complete or len(lines) > 2 else EMPTY
 
 
@@ -198,17 +199,17 @@ def verdicts(study: Study) -> str:
     for question, groups in said.items():
         total = sum(map(len, groups.values()))
         if total:
-            found = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
-            lines.append(
-                f"* **{question}**: {len(groups['above'])} of {total} above by more than the spread. {_capital(found)}."
-            )
+            parts = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
+            count = f"{len(groups['above'])} of {total} above by more than the spread"
+            lines.append(f"* **{question}**: {count}. {parts[0].upper()}{parts[1:]}.")
     probed = [(key, probe, value) for key in study.methods for probe in PROBES if (value := mean(study.found(key), probe))]
     if probed:
         key, probe, best = max(probed, key=lambda one: one[2])
-        reached = counted(study.found(key), probe)
+        found = study.found(key)
+        reached = cell(found, probe) + seeds_of(found, [probe])
         lines.append(
-            f"* **Best frozen probe of a pretrained network**: {study.title(key)}, {probe}, {reached}: {best - RAW_FRAMES:+.1f} "
-            f"points against the {RAW_FRAMES:.0f} % of raw pixels of the frames in order."
+            f"* **Best frozen probe of a pretrained network**: {study.title(key)}, {probe}, {reached}: "
+            f"{best - RAW_FRAMES:+.1f} points against the {RAW_FRAMES:.0f} % of raw pixels of the frames in order."
         )
     return "\n".join(lines) or EMPTY
 
@@ -242,7 +243,7 @@ def write_report(page: Path, folder: Path, titles: Titles, budget: float) -> Non
     trials, results = read_trials(folder / "trials.csv"), []
     if (folder / "results.csv").is_file():
         results = read_results(folder / "results.csv")
-    check_titles(trials, results, titles)
+    check_titles((one.method for one in (*trials, *results)), titles)
     study = Study(titles, trials, by_method(results), budget)
     pictures = {"labels": draw_labels(titles, study.scores), "trials": draw_trials(titles, trials)}
     files = {name: page.with_name(f"{page.stem}_{name}.png") for name in pictures}
@@ -252,7 +253,3 @@ def write_report(page: Path, folder: Path, titles: Titles, budget: float) -> Non
         if png:
             write_whole(files[name], partial(Path.write_bytes, data=png))
     write_whole(page, lambda part: part.write_text(text))
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
