@@ -26,7 +26,7 @@ class Sheet:
 
     Args:
         width: in units, of which `SCALE` pixels are drawn.
-        height: likewise.
+        height: in the same units.
     """
 
     def __init__(self, width: float, height: float) -> None:
@@ -208,4 +208,5 @@ def _legend(sheet: Sheet, y: float) -> None:
     sheet.dot((88, y), 4, "#9ECAE1")
     sheet.text((98, y), "other trials", 11)
     sheet.line((178, y), (208, y), PALE, 2, dash=5)
-    sheet.text((216, y), "untrained network;  percent on the validation subject, mean of linear and attentive probe", 11)
+    sheet.text((216, y), "untrained network", 11)
+    sheet.text((350, y), "percent on the validation subject, mean of linear and attentive probe", 11)

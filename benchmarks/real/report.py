@@ -26,8 +26,8 @@ from modules.core.files import write_whole
 
 SEEDS = 3
 """Fewer are named in the tables, and no verdict is drawn from them."""
-RAW_FRAMES = 52.0
-"""Percent on the test subjects that ridge regression reaches on raw pixels of the frames in order."""
+AIM = 52.0
+"""Percent on the test subjects that a frozen probe should exceed: about what ridge regression reaches on raw pixels."""
 FEW = "finetune 10"
 """Fine-tuning with a tenth of the labels, which is compared with training from scratch."""
 
@@ -209,7 +209,7 @@ def verdicts(study: Study) -> str:
         reached = cell(found, probe) + seeds_of(found, [probe])
         lines.append(
             f"* **Best frozen probe of a pretrained network**: {study.title(key)}, {probe}, {reached}: "
-            f"{best - RAW_FRAMES:+.1f} points against the {RAW_FRAMES:.0f} % of raw pixels of the frames in order."
+            f"{best - AIM:+.1f} points against the aim of {AIM:.0f} %, about what ridge regression reaches on raw pixels."
         )
     return "\n".join(lines) or EMPTY
 
@@ -243,7 +243,7 @@ def write_report(page: Path, folder: Path, titles: Titles, budget: float) -> Non
     trials, results = read_trials(folder / "trials.csv"), []
     if (folder / "results.csv").is_file():
         results = read_results(folder / "results.csv")
-    check_titles((one.method for one in (*trials, *results)), titles)
+    check_titles({one.method for one in trials} | {one.method for one in results}, titles)
     study = Study(titles, trials, by_method(results), budget)
     pictures = {"labels": draw_labels(titles, study.scores), "trials": draw_trials(titles, trials)}
     files = {name: page.with_name(f"{page.stem}_{name}.png") for name in pictures}
