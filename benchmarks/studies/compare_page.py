@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.studies.blocks import filled, marks
 from benchmarks.studies.compare_rows import ROWS, SUPERVISED, UNTRAINED, Row
 from datamodules.sets.utd_mhad import ACTIONS
-from modules.core.errors import SettingError
 from modules.core.files import read_json, write_whole
 from modules.severe.experiments import ALL, FACTORS, Experiment
 from modules.severe.published import points
 
-START, END = "<!-- compare.py -->\n", "<!-- end of compare.py -->\n"
+BLOCK = "compare.py"
+START, END = marks(BLOCK)
 EVERYTHING = "all"
 UTD = {"linear": "UTD linear", "knn": "UTD kNN", "linear_few": "UTD 10 %"}
 AXES = (*FACTORS, EVERYTHING)
@@ -228,12 +229,8 @@ def write_page(page: Path, comparison: Comparison) -> None:
     Raises:
         SettingError: if the page has no markers.
     """
-    text = page.read_text() if page.is_file() else ""
-    if START not in text or END not in text:
-        raise SettingError(f"--page {page} has no lines {START.strip()} and {END.strip()} to write between; add them.")
-    before, _, rest = text.partition(START)
     picture = page.with_suffix(".png")
-    content = f"{before}{START}\n{generated(comparison, picture.name)}\n{END}{rest.partition(END)[2]}"
+    content = filled(page, {BLOCK: generated(comparison, picture.name)})
     write_whole(picture, lambda part: part.write_bytes(draw(comparison)))
     write_whole(page, lambda part: part.write_text(content))
 
