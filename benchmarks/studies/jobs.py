@@ -18,17 +18,21 @@ CALIBRATION_SEED = 1000
 """First seed of a calibration, in which settings are chosen on other data than those of the measurement."""
 
 
-class Job(Protocol):
-    """A row on one kind of data with one seed."""
-
-    @property
-    def path(self) -> Path:
-        """Where its result is."""
-        ...
+class Named(Protocol):
+    """Something to be measured."""
 
     @property
     def name(self) -> str:
         """What is printed when it is done."""
+        ...
+
+
+class Job(Named, Protocol):
+    """A row on one kind of data with one seed, and the file of its result."""
+
+    @property
+    def path(self) -> Path:
+        """Where its result is."""
         ...
 
     @property
@@ -38,6 +42,7 @@ class Job(Protocol):
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
+AnyNamed = TypeVar("AnyNamed", bound=Named)
 
 
 def is_done(job: Job) -> bool:
@@ -105,11 +110,15 @@ def run_all(jobs: Sequence[AnyJob], run: Callable[[AnyJob], None], processes: in
     Raises:
         SettingError: if a result has other settings.
     """
+    return run_pending([job for job in jobs if not is_done(job)], run, processes)
+
+
+def run_pending(jobs: Sequence[AnyNamed], run: Callable[[AnyNamed], None], processes: int) -> list[str]:
+    """Run jobs, and print when each is done. Arguments and result as those of `run_all`."""
     start = time.perf_counter()
     failed: list[str] = []
-    todo = [job for job in jobs if not is_done(job)]
     with workers(processes) as pool:
-        running = {pool.submit(run, job): job for job in todo}
+        running = {pool.submit(run, job): job for job in jobs}
         for done in as_completed(running):
             job, error = running[done], done.exception()
             failed += [job.name] if error is not None else []

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/real_motion.py: what methods learn from the depth of UTD-MHAD."""
