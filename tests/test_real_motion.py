@@ -32,7 +32,8 @@ def test_search_writes_resumes_and_notices_other_settings(work: Path, monkeypatc
     assert run.search(["videomae"], work, results, 0) == []
     rows = trial_store(results).rows()
     assert [(row["trial"], row["seed"], row["steps"]) for row in rows] == [("first", "1000", "2"), ("second", "1000", "2")]
-    assert '"rate": 0.002' in rows[1]["settings"] and "rate" not in rows[0]["settings"]
+    assert '"rate": 0.002' in rows[1]["settings"]
+    assert "rate" not in rows[0]["settings"]
     text = (results / "trials.csv").read_text()
     monkeypatch.setattr(run, "run_trial", None)
     assert run.pending_trials(["videomae"], work, results) == []
@@ -66,5 +67,6 @@ def test_clips_are_frames_in_order_of_one_window() -> None:
             clip = cut(video, Draw(span, scale), torch.Generator().manual_seed(0))
             assert clip.shape == (8, 16, 48, 48)
             time = clip[..., 0, 0].long()
-            assert bool((time.diff(dim=1) >= 0).all()) and int((time[:, -1] - time[:, 0]).max()) < span
+            assert bool((time.diff(dim=1) >= 0).all())
+            assert int((time[:, -1] - time[:, 0]).max()) < span
     assert shown(video)[0, :, 0, 0].tolist() == list(range(0, 32, 2))
