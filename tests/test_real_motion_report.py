@@ -209,7 +209,7 @@ def test_rows_without_a_title_are_refused(tmp_path: Path) -> None:
 def test_the_page_has_all_blocks(tmp_path: Path) -> None:
     write_both(tmp_path)
     page = tmp_path / "real_motion.md"
-    page.write_text((ROOT / "docs/real_motion.md").read_text())
+    page.write_text((ROOT / "benchmarks/real_motion/page.md").read_text())
     write_report(page, tmp_path, TITLES, 50.0)
     text = page.read_text()
     assert text.count("<!-- end of ") == 8

@@ -7,9 +7,9 @@ and a decoder of one block; one core does some 50 GFLOP/s.
 
 from typing import NamedTuple
 
-from benchmarks.real.recipes import Masked, Recipe
+from benchmarks.real.recipes import Masked, Recipe, Sigma, Smile
 
-BUDGET = 50
+BUDGET = 100
 """Minutes of one core that the search of a method may take; see the trials' lengths."""
 
 
@@ -44,6 +44,42 @@ SPECS: dict[str, Spec] = {
             "drones": Masked(drones=0.5),
             "long": Masked(steps=2000),
             "long differences": Masked(target="differences", steps=2000),
+        },
+    ),
+    "smile": Spec(
+        "SMILE, pixels",
+        {
+            "normalised": Smile(),
+            "plain": Smile(target="plain"),
+            "differences": Smile(target="differences"),
+            "deviations": Smile(target="deviations"),
+            "half": Smile(ratio=0.5),
+            "most": Smile(ratio=0.9),
+            "slow": Smile(rate=2.5e-4),
+            "fast": Smile(rate=4e-3),
+            "scaled": Smile(scale=0.6),
+            "windows": Smile(span=20),
+            "three objects": Smile(objects=3),
+            "generated": Smile(generated=0.5),
+            "long": Smile(steps=2000),
+        },
+    ),
+    "sigma": Spec(
+        "SIGMA-MLP",
+        {
+            "half": Sigma(rate=2.5e-4, ratio=0.5),
+            "more": Sigma(rate=2.5e-4),
+            "most": Sigma(rate=2.5e-4, ratio=0.9),
+            "random": Sigma(rate=2.5e-4, ratio=0.5, mask="random"),
+            "slow": Sigma(rate=6e-5, ratio=0.5),
+            "fast": Sigma(rate=1e-3, ratio=0.5),
+            "few prototypes": Sigma(rate=2.5e-4, ratio=0.5, prototypes=16),
+            "many prototypes": Sigma(rate=2.5e-4, ratio=0.5, prototypes=256),
+            "scaled": Sigma(rate=2.5e-4, ratio=0.5, scale=0.6),
+            "windows": Sigma(rate=2.5e-4, ratio=0.5, span=20),
+            "generated": Sigma(rate=2.5e-4, ratio=0.5, generated=0.5),
+            "drones": Sigma(rate=2.5e-4, ratio=0.5, drones=0.5),
+            "long": Sigma(rate=2.5e-4, ratio=0.5, steps=2000),
         },
     ),
 }

@@ -59,7 +59,7 @@ def fresh(kind: Literal["vit", "cnn"], seed: int) -> VideoViT | VideoCNN:
 def tokens(network: Network, video: Tensor) -> Tensor:
     """uint8 [N, 16, 48, 48] -> [N, t, n, D]: n tokens in each of t time slices."""
     if isinstance(network, Raw):
-        return network(video)  # type: ignore[no-any-return]
+        return network(video)
     found = network.forward_features(network.preprocess(colour(video)))
     if isinstance(network, VideoViT):
         return found.float().unflatten(1, (network.grid.t, -1))

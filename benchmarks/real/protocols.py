@@ -74,6 +74,8 @@ class Attentive(nn.Module):
         width = known.shape[-1]
         self.register_buffer("mean", known.mean((0, 1, 2)))
         self.register_buffer("deviation", known.std((0, 1, 2)).clamp_min(1e-6))
+        self.mean: Tensor
+        self.deviation: Tensor
         self.place = nn.Parameter(torch.zeros(known.shape[1], 1, width))
         self.pool = AttentivePooler(width, HEADS, "vjepa")
         self.classify = nn.Linear(width, classes)
