@@ -4,8 +4,8 @@
     python benchmarks/real_motion.py videomae --utd DIR              # of one
     python benchmarks/real_motion.py --stage report                  # the page of what was found
 
-`search` trains every trial of a method on subjects 1, 3, 5 and measures it on subject 7: at most 100 minutes of one core for a
-method. The best trial is the one with the highest mean of linear and attentive probe. What is in `trials.csv` of --results is
+`search` trains every trial of a method on subjects 1, 3, 5 and measures it on subject 7: at most 100 minutes of one process for
+a method. The best trial is the one with the highest mean of linear and attentive probe. What is in `trials.csv` of --results is
 not repeated. Measurements on the test subjects 2, 4, 6, 8 are not part of this script yet.
 """
 

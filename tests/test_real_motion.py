@@ -49,7 +49,7 @@ def test_search_writes_resumes_and_notices_other_settings(work: Path, monkeypatc
 def test_the_best_trial_has_the_best_mean_of_both_probes(work: Path) -> None:
     store = trial_store(work)
     scores = {"first": (50.0, 20.0), "second": (30.0, 45.0)}
-    row = dict.fromkeys(store.columns, "")
+    row = dict.fromkeys(store.columns, "") | {"settings": "{}", "seed": 1000, "seconds": 1.0}
     store.add(
         row | {"method": "videomae", "trial": name, "linear": linear, "attentive": attentive}
         for name, (linear, attentive) in scores.items()

@@ -149,12 +149,12 @@ def test_main_table_is_that_of_the_file(study: Study) -> None:
 def test_search_is_ordered_by_the_mean_of_both_probes(study: Study) -> None:
     assert [trial.trial for trial in ranked(study.trials, "videomae")] == ["tube", "base", "fast"]
     text = blocks(study)["search"]
-    assert text.startswith("All searches: 5 trials, 0.2 hours of one core.")
-    assert "<summary>VideoMAE (ViT): 3 trials, 11.0 of 50 minutes of one core</summary>" in text
+    assert text.startswith("All searches: 5 trials, 0.2 hours of a process with one thread.")
+    assert "<summary>VideoMAE (ViT): 3 trials, 11.0 of 50 minutes</summary>" in text
     part = cells(text[text.index("VideoMAE (ViT)") :])
-    assert list(part)[2:] == ["**tube** (chosen)", "base", "fast"]
+    assert list(part)[2:] == ["**tube** (best)", "base", "fast"]
     expected = ["30.2", "31.0", "29.5", "11.0", "9.0", "0.5", "0.00123", "2000", "8.0"]
-    assert part["**tube** (chosen)"] == ['mask tube, ratio 0.9, extra ["drones"]', *expected]
+    assert part["**tube** (best)"] == ['mask tube, ratio 0.9, extra ["drones"]', *expected]
     assert part["base"][:2] == ["as in the code", "25.0"]
     assert part["fast"] == ["rate 4", "", "50.0", "", "", "", "0.5", "", "500", "1.0"]
     # Without a score, nothing is chosen.

@@ -3,9 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.studies.compare_page import Scores
 from modules.core.errors import SettingError
@@ -15,6 +15,10 @@ BASELINES = ("raw", "untrained", "supervised", "scratch")
 PROBES = ("linear", "attentive")
 """Of frozen features. The mean of both on the validation subject is what settings are chosen by."""
 
+HASH = "hash"
+"""Name of what identifies all settings of a trial, among those that are written."""
+
+Row = TypeVar("Row")
 Titles = Mapping[str, tuple[str, str]]
 """Title and network by the key of a method."""
 
@@ -58,30 +62,17 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         SettingError: if the file is missing, or has other columns, something that is not a number, or a trial twice.
     """
-    found = {}
-    for line, row in _rows(path, Trial._fields):
-        try:
-            settings = json.loads(row["settings"])
-            if not isinstance(settings, dict):
-                raise ValueError("settings are not a JSON object")
-            numbers = {name: _optional(row[name]) for name in (*PROBES, "knn", "first_loss", "last_loss", "rank")}
-            trial = Trial(
-                row["method"],
-                row["trial"],
-                settings,
-                int(row["seed"]),
-                row["network"],
-                int(float(row["steps"] or 0)),
-                **numbers,
-                seconds=_number(row["seconds"]),
-            )
-        except ValueError as error:
-            raise _unreadable(path, line, error) from error
-        key = trial.method, trial.trial, trial.seed
-        if key in found:
-            raise _twice(path, line, key)
-        found[key] = trial
-    return list(found.values())
+
+    def parse(row: dict[str, str]) -> Trial:
+        settings = json.loads(row["settings"])
+        if not isinstance(settings, dict):
+            raise ValueError("settings are not a JSON object")
+        numbers = {name: _optional(row[name]) for name in (*PROBES, "knn", "first_loss", "last_loss", "rank")}
+        steps = int(float(row["steps"] or 0))
+        seed, seconds = int(row["seed"]), _number(row["seconds"])
+        return Trial(row["method"], row["trial"], settings, seed, row["network"], steps, **numbers, seconds=seconds)
+
+    return _read(path, Trial._fields, parse, lambda trial: (trial.method, trial.trial, trial.seed))
 
 
 def read_results(path: Path) -> list[Result]:
@@ -90,17 +81,11 @@ def read_results(path: Path) -> list[Result]:
     Raises:
         SettingError: if the file is missing, or has other columns, something that is not a number, or a result twice.
     """
-    found = {}
-    for line, row in _rows(path, Result._fields):
-        try:
-            result = Result(row["method"], int(row["seed"]), row["measure"], _number(row["value"]), _number(row["seconds"]))
-        except ValueError as error:
-            raise _unreadable(path, line, error) from error
-        key = result.method, result.seed, result.measure
-        if key in found:
-            raise _twice(path, line, key)
-        found[key] = result
-    return list(found.values())
+
+    def parse(row: dict[str, str]) -> Result:
+        return Result(row["method"], int(row["seed"]), row["measure"], _number(row["value"]), _number(row["seconds"]))
+
+    return _read(path, Result._fields, parse, lambda result: (result.method, result.seed, result.measure))
 
 
 def by_method(results: Iterable[Result]) -> dict[str, list[Scores]]:
@@ -141,7 +126,7 @@ def peer(key: str, kind: str, titles: Titles) -> str | None:
 
 
 def ranked(trials: Iterable[Trial], method: str) -> list[Trial]:
-    """Trials of a method, best first; those without a score are at the end."""
+    """Trials of a method, best first, and of equal ones in their order; those without a score are at the end."""
     own = [trial for trial in trials if trial.method == method]
     return sorted(own, key=lambda trial: math.inf if trial.score is None else -trial.score)
 
@@ -160,6 +145,22 @@ def check_titles(methods: Iterable[str], titles: Titles) -> None:
 def _differences(scores: Scores) -> Scores:
     pairs = {probe: (scores.get(probe), scores.get(f"{probe} shuffled")) for probe in PROBES}
     return {f"{probe} difference": a - b for probe, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def _read(
+    path: Path, header: tuple[str, ...], parse: Callable[[dict[str, str]], Row], key_of: Callable[[Row], tuple[object, ...]]
+) -> list[Row]:
+    found: dict[tuple[object, ...], Row] = {}
+    for line, cells in _rows(path, header):
+        try:
+            row = parse(cells)
+        except ValueError as error:
+            raise _unreadable(path, line, error) from error
+        key = key_of(row)
+        if key in found:
+            raise _twice(path, line, key)
+        found[key] = row
+    return list(found.values())
 
 
 def _rows(path: Path, header: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks.real.recipes import Masked, Recipe, Sigma, Smile
 
 BUDGET = 100
-"""Minutes of one core that the search of a method may take; see the trials' lengths."""
+"""Minutes of a process with one thread that the search of a method may take; see the trials' lengths."""
 
 
 class Spec(NamedTuple):

@@ -204,7 +204,7 @@ def draw_trials(titles: Titles, trials: Sequence[Trial]) -> bytes | None:
 
 def _legend(sheet: Sheet, y: float) -> None:
     sheet.dot((18, y), 5.5, OWN)
-    sheet.text((28, y), "chosen", 11)
+    sheet.text((28, y), "best", 11)
     sheet.dot((88, y), 4, "#9ECAE1")
     sheet.text((98, y), "other trials", 11)
     sheet.line((178, y), (208, y), PALE, 2, dash=5)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.real.measured import (
+    HASH,
     PROBES,
     Titles,
     Trial,
@@ -69,7 +70,7 @@ class Study(NamedTuple):
     scores: Mapping[str, list[Scores]]
     """by method, numbers of each seed"""
     budget: float
-    """minutes of one core that the search of a method may take"""
+    """minutes of a process with one thread that the search of a method may take"""
 
     @property
     def methods(self) -> list[str]:
@@ -125,22 +126,21 @@ def search_tables(study: Study) -> str:
     """
     parts = [_search(study, key) for key in ordered(study.titles) if any(one.method == key for one in study.trials)]
     hours = sum(trial.seconds for trial in study.trials) / 3600
-    return (
-        "\n\n".join([f"All searches: {len(study.trials)} trials, {hours:.1f} hours of one core.", *parts]) if parts else EMPTY
-    )
+    total = f"All searches: {len(study.trials)} trials, {hours:.1f} hours of a process with one thread."
+    return "\n\n".join([total, *parts]) if parts else EMPTY
 
 
 def _search(study: Study, key: str) -> str:
     trials = ranked(study.trials, key)
     minutes = sum(trial.seconds for trial in trials) / 60
-    spent = f"{len(trials)} trial{'s' * (len(trials) != 1)}, {minutes:.1f} of {study.budget:.0f} minutes of one core"
+    spent = f"{len(trials)} trial{'s' * (len(trials) != 1)}, {minutes:.1f} of {study.budget:.0f} minutes"
     lines = [
         "| trial | settings | mean | linear | attentive | kNN | rank | first loss | last loss | steps | minutes |",
         "|---|---" + "|---:" * 9 + "|",
     ]
     for number, trial in enumerate(trials):
-        chosen = number == 0 and trial.score is not None
-        name = f"**{trial.trial}** (chosen)" if chosen else trial.trial
+        best = number == 0 and trial.score is not None
+        name = f"**{trial.trial}** (best)" if best else trial.trial
         values = (trial.score, trial.linear, trial.attentive, trial.knn, trial.rank)
         cells = [name, _settings(trial), *("" if value is None else f"{value:.1f}" for value in values)]
         cells += ["" if loss is None else f"{loss:.3g}" for loss in (trial.first_loss, trial.last_loss)]
@@ -152,7 +152,9 @@ def _search(study: Study, key: str) -> str:
 
 def _settings(trial: Trial) -> str:
     """Names and values; a value that is not a word or a number is JSON."""
-    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in trial.settings.items()}
+    values = {
+        name: value if isinstance(value, str) else json.dumps(value) for name, value in trial.settings.items() if name != HASH
+    }
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "as in the code"
 
 
@@ -235,7 +237,7 @@ def write_report(page: Path, folder: Path, titles: Titles, budget: float) -> Non
         page: Markdown file with the blocks.
         folder: folder of `trials.csv` and `results.csv`.
         titles: title and network of each row.
-        budget: minutes of one core that the search of a method may take.
+        budget: minutes of a process with one thread that the search of a method may take.
 
     Raises:
         SettingError: if a file cannot be read, or the page lacks a block.

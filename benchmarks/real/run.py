@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.real.data import Labelled, load, shown
+from benchmarks.real.measured import ranked, read_trials
 from benchmarks.real.methods import SPECS
 from benchmarks.real.networks import Network, frozen, slices
 from benchmarks.real.protocols import AttentiveProbe, Features, attentive, best_penalty, knn, linear
@@ -101,21 +102,19 @@ def pending_trials(methods: list[str], work: Path, results: Path) -> list[Trial]
 
 
 def best_trial(method: str, results: Path) -> str:
-    """The trial with the highest mean of the linear and the attentive probe on subject 7; of equal ones, the one listed first.
+    """The trial with the highest mean of the linear and the attentive probe on subject 7; of equal ones, the first in the file.
 
     This rule was fixed before any run.
 
     Raises:
         SettingError: if the search of the method is not complete.
     """
-    scores = {
-        row["trial"]: float(row["linear"]) + float(row["attentive"])
-        for row in trial_store(results).rows()
-        if row["method"] == method
-    }
-    if missing := [name for name in SPECS[method].trials if name not in scores]:
+    path = results / "trials.csv"
+    found = ranked(read_trials(path) if path.is_file() else [], method)
+    done = {trial.trial for trial in found}
+    if missing := [name for name in SPECS[method].trials if name not in done]:
         raise SettingError(f"The search of {method} lacks {', '.join(missing)}; run it with --stage search first.")
-    return max(SPECS[method].trials, key=lambda name: scores[name])
+    return found[0].trial
 
 
 def search(methods: list[str], work: Path, results: Path, processes: int) -> list[str]:

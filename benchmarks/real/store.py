@@ -1,4 +1,4 @@
-"""The two result files of the benchmark `real_motion`: what is in them is not measured again."""
+"""Writing the results of the benchmark `real_motion`: what is in its files is not measured again."""
 
 import csv
 import hashlib
@@ -11,15 +11,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from benchmarks.real.measured import HASH, Trial
+from benchmarks.real.protocols import HEADS, NEIGHBOURS, PENALTIES, AttentiveProbe
 from benchmarks.real.recipes import Recipe
 from modules.core.errors import SettingError
 from modules.core.files import write_whole
-
-TRIALS = (
-    *("method", "trial", "settings", "seed", "network", "steps", "linear", "attentive", "knn"),
-    *("first_loss", "last_loss", "rank", "seconds"),
-)
-RESULTS = ("method", "seed", "measure", "value", "seconds")
 
 
 class Store:
@@ -76,17 +72,14 @@ def number(value: Any) -> str:
 
 def trial_store(folder: Path) -> Store:
     """The trials of the search."""
-    return Store(folder / "trials.csv", TRIALS, ("method", "trial", "seed"))
-
-
-def result_store(folder: Path) -> Store:
-    """The measurements on the test subjects."""
-    return Store(folder / "results.csv", RESULTS, ("method", "seed", "measure"))
+    return Store(folder / "trials.csv", Trial._fields, ("method", "trial", "seed"))
 
 
 def settings_text(recipe: Recipe, base: Recipe) -> str:
-    """What differs from the method's first trial, and a hash of all settings, by which a row is known to be stale."""
+    """What differs from the method's first trial, and a hash of all settings and of the probes', by which a row is known to be
+    stale."""
     own, first = asdict(recipe), asdict(base)
     differs = {name: value for name, value in own.items() if value != first[name]}
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
-    return json.dumps(differs | {"hash": digest}, sort_keys=True)
+    probes = {"penalties": PENALTIES, "neighbours": NEIGHBOURS, "heads": HEADS, **AttentiveProbe()._asdict()}
+    digest = hashlib.sha256(json.dumps([own, probes], sort_keys=True).encode()).hexdigest()[:8]
+    return json.dumps(differs | {HASH: digest}, sort_keys=True)

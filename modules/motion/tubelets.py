@@ -17,7 +17,7 @@ are some deviations from the official code:
 
 If tubelets are inside the picture, pasted frames differ from the official ones by 0.03 grey levels on average without rotation
 and shear, 0.2 with rotation and 1.0 with shear; around the official centres, the latter are 0.07 and 0.14. With the shift at
-the border, the differences are 0.03, 0.4 and 2.9 (tests/parity/test_tubelet_motion.py).
+the border, the differences are 0.03, 0.4 and 2.9 (tests/parity/test_tubelet_contrast.py).
 
 Axis letters: `B` pairs, `K` tubelets, `T` frames.
 """

@@ -1,4 +1,8 @@
-"""Tubelets against the official code of TubeletContrast: paths, sizes, angles, masks and pasted pictures from its draws."""
+"""Tubelets against the official code of TubeletContrast: paths, sizes, angles, masks and pasted pictures from its draws.
+
+The other cases of the folder are in test_tubelet_backbones.py (encoders), test_moco.py (heads and loss), test_clip_augment.py,
+and test_frame_sampler.py.
+"""
 
 from dataclasses import replace
 from typing import Any
