@@ -22,8 +22,11 @@ from modules.bench.ledger import AUGMENTATION, BACKWARD, CALLBACKS, FORWARD, OPT
 from modules.bench.measure import Measured, measure
 from modules.bench.outlook import checkpoints_kept, devices_here, largest_batch, look_ahead
 from modules.bench.report import render, render_tried
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
+from modules.core.output import StepOutput
 from modules.core.undocumented import FETCH, STEP
+from modules.methods.smile import SMILE
 from modules.runs.last_checkpoint import LastCheckpoint
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +56,13 @@ class SlowMotion(SyntheticMotion):
         return loader
 
 
+def slow_step(method: SMILE, batch: Batch, generator: torch.Generator, step: Any = SMILE.step) -> StepOutput:
+    """Much computation, after augmentation has ended."""
+    output = step(method, batch, generator)
+    time.sleep(LONG)
+    return output
+
+
 class Dawdler(lightning.Callback):
     """Is slow after each step."""
 
@@ -66,6 +76,7 @@ class Dawdler(lightning.Callback):
 def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "ROUNDS", 1)
+    monkeypatch.setattr(SMILE, "step", slow_step)
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     states, digits = (torch.get_rng_state(), os.environ.get("PL_SEED_WORKERS")), torch.get_float32_matmul_precision()
     main(["bench", *QUICK, *SMALL, "--seconds=1", "--try=true", "--out=bench.json"])
